@@ -1,0 +1,37 @@
+# `make report` and `make test` set everything up on a fresh machine; both start at once where the
+# set-up exists.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= digits
+OUT ?= report
+
+.PHONY: report test slow check notebooks clean
+
+report: $(READY)
+	$(BIN)/python -m pplvae report $(DATA) --out $(OUT)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+notebooks: $(READY)
+	$(BIN)/jupytext --to ipynb --update-metadata '{"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}' --execute notebooks/*.py
+
+# torch goes first and alone, pinned: asked for with the rest it could bring gigabytes of CUDA.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) $(OUT)

@@ -1,0 +1,178 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: py:percent,ipynb
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A tour of pplvae
+#
+# A table of numbers comes in. How many dimensions does it really have? What is its density? Which
+# latent variables explain it? And can the inference that says so be trusted? Here the table is
+# 1,797 small images of handwritten digits, 64 numbers each.
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import torch
+
+from pplvae import compare, data, mixtures, plots, vae
+from pplvae.density import bandwidth, histogram, kernel, neighbor
+from pplvae.infer import exact, laplace, nuts, svi
+from pplvae.intrinsic_dimension import spectrum, twonn
+from pplvae.mixtures import em
+
+SMOKE = bool(os.environ.get("PPLVAE_SMOKE"))  # a short run, to check that everything runs
+torch.set_num_threads(2)
+plt.rcParams["figure.dpi"] = 110
+quiet = {"seed": 0, "progress": False}
+
+# %%
+digits = data.digits().scaled()
+plots.mosaic(digits.x[:60], digits.shape, columns=20)
+digits
+
+# %% [markdown]
+# ## How many dimensions?
+#
+# A linear answer first: principal components, by SVD of the centered data. The spectrum falls
+# without a step, so where one cuts it is a matter of taste.
+
+# %%
+x = digits.x.double()
+pca = spectrum.pca(x, variance_fraction=0.95)
+plots.spectrum(pca)
+pca
+
+# %% [markdown]
+# TwoNN asks something else: how fast does the number of neighbors grow with the distance? The ratio
+# $\mu = r_2 / r_1$ of the distances to a point's two nearest neighbors follows a Pareto law,
+# $p(\mu \mid d) = d\,\mu^{-d-1}$, whatever the density. So $-\log(1 - F(\mu)) = d \log \mu$ is a line
+# through the origin, and its slope is the dimension.
+
+# %%
+ratios = twonn.distance_ratios(x)
+line = twonn.linear_fit(ratios)
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+plots.twonn_line(line, ax=left)
+plots.pareto_quantiles(ratios, line.dimension, ax=right)
+twonn.maximum_likelihood(ratios, unbiased=True)
+
+# %% [markdown]
+# The Pareto likelihood is a Pyro model, `twonn.model`, and with its Gamma prior it is conjugate. So
+# the posterior of $d$ is known exactly, and every inference method can be held against it.
+
+# %%
+steps = 100 if SMOKE else 800
+posteriors = {
+    "exact": exact.fit(twonn.model, ratios, seed=0),
+    "SVI": svi.fit(twonn.model, ratios, init={"dimension": 5.0}, num_steps=steps, **quiet),
+    "Laplace": laplace.fit(twonn.model, ratios, seed=0),
+    "NUTS": nuts.fit(
+        twonn.model, ratios, init={"dimension": 5.0}, num_draws=20 if SMOKE else 500,
+        warmup_steps=20 if SMOKE else 150, num_chains=2, **quiet,
+    ),
+}  # fmt: skip
+comparison = compare.methods(posteriors, reference="exact")
+comparison.plot("dimension").set_xlabel("intrinsic dimension d")
+comparison
+
+# %% [markdown]
+# `failures()` says in words what the table says in numbers. All of it goes to ArviZ as well.
+
+# %%
+print(comparison.failures() or "no method failed a check")
+posteriors["NUTS"].to_arviz()
+
+# %% [markdown]
+# ## What is their density?
+#
+# Along one direction: a histogram with its standard errors, $\sqrt{n} / (N w)$, under a kernel
+# estimate.
+
+# %%
+components = pca.project(x, 10)
+first = components[:, 0]
+grid = torch.linspace(first.min().item(), first.max().item(), 300, dtype=x.dtype)
+curves = {
+    "Silverman": (grid, kernel.log_density(grid, first).exp()),
+    "twice as wide": (
+        grid,
+        kernel.log_density(grid, first, 2 * bandwidth.silverman(first)).exp(),
+    ),
+}
+ax = plots.histogram(histogram(first), curves=curves)
+ax.set_xlabel("principal component 1")
+# %% [markdown]
+# In all 64 columns at once a kernel is hopeless, but the data do not fill them: with the dimension
+# from TwoNN the distance to the 10th neighbor gives a density, and with it the most typical digits
+# and the strangest.
+
+# %%
+dimension = twonn.posterior(ratios).dimension
+found = neighbor.log_density(None, x, 10, dimension=dimension)
+order = found.log_density.argsort(descending=True)
+figure, axes = plt.subplots(2, 1, figsize=(9.5, 2.4), layout="constrained")
+for ax, rows, title in zip(axes, (order[:20], order[-20:]), ("typical", "strange"), strict=True):
+    plots.mosaic(x[rows], digits.shape, columns=20, ax=ax)
+    ax.set_title(title, fontsize=10)
+
+# %% [markdown]
+# ## Which clusters?
+#
+# A Gaussian mixture on the leading components by EM. The same model is a Pyro program, and its
+# posterior by SVI says how sure the clusters are.
+
+# %%
+fit = em.fit(components, 10, num_starts=1 if SMOKE else 5, **quiet)
+ax = plots.mixture(components[:, :2], fit.mixture.marginal([0, 1]))
+ax.set(xlabel="principal component 1", ylabel="principal component 2")
+fit
+
+# %%
+bayes = mixtures.svi.fit(
+    components, 10, start=fit.mixture, num_steps=20 if SMOKE else 300,
+    num_draws=200, pointwise=False, **quiet,
+)  # fmt: skip
+bayes.posterior.summary().filter(like="weights", axis=0).round(3)
+
+# %% [markdown]
+# ## Which latent variables?
+#
+# A variational autoencoder with as many latent variables as TwoNN found dimensions. `model` and
+# `guide` are Pyro programs; `fit` trains them by SVI.
+
+# %%
+model = vae.mlp(
+    64, round(dimension), likelihood=vae.Bernoulli("dynamic"), dtype=torch.float32, seed=0
+)
+trained = vae.fit(model, x, num_epochs=2 if SMOKE else 200, **quiet)
+plots.training(trained.history, unit="nats per image")
+trained
+
+# %%
+shown = digits.x[trained.held_out[:20]]
+figure, axes = plt.subplots(2, 1, figsize=(9.5, 3.0), layout="constrained")
+plots.pairs(shown, model.reconstruct(shown), digits.shape, ax=axes[0])
+axes[0].set_title("held-out digits over their reconstructions", fontsize=10)
+plots.mosaic(model.sample(40, noise=False, seed=0), digits.shape, columns=20, ax=axes[1])
+axes[1].set_title("new ones", fontsize=10)
+# %% [markdown]
+# With two latent variables the learned manifold can be seen: an even grid on the unit square, pushed
+# through the inverse normal distribution function and decoded.
+
+# %%
+flat = vae.mlp(64, 2, likelihood=vae.Bernoulli("dynamic"), dtype=torch.float32, seed=0)
+vae.fit(flat, x, num_epochs=2 if SMOKE else 200, **quiet)
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.8), layout="constrained")
+plots.manifold(vae.manifold.grid(flat, 18), digits.shape, ax=left)
+plots.points(flat.encode(x), digits.labels, ax=right)
+right.set(xlabel="$z_1$", ylabel="$z_2$")

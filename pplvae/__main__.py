@@ -1,0 +1,5 @@
+"""`python -m pplvae`."""
+
+from pplvae.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""Judges of inference: methods side by side, and whether to believe them."""
+
+from pplvae.compare.methods import Comparison, methods
+
+__all__ = ["Comparison", "methods"]

@@ -1,0 +1,246 @@
+"""What the engines ask of a Pyro model: its sites, and log p(x, θ) of many draws at once.
+
+A model is only a function. One run of it under a trace shows the latent sites and their shapes,
+the observed ones, and how deep its plates nest; the same model conditioned on all draws together,
+inside one more plate, gives their log joint.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from pplvae import randomness
+
+Model: TypeAlias = Callable[..., Any]
+Draws: TypeAlias = dict[str, Tensor]
+
+BLOCK = 2**18  # log-likelihood terms computed at once; each may need many numbers on its way
+
+
+@dataclass(frozen=True)
+class Program:
+    """The anatomy of a model, seen in one run.
+
+    Attributes:
+        latent: Shape of each latent site.
+        batch_dims: How many leading axes of each latent site come from plates and batches.
+        observed: The data, by site.
+        batch_shapes: Shape of each observed site's log-likelihood.
+        deterministic: Shape of each deterministic site.
+        max_plate_nesting: How deep plates and batches nest.
+        dtype: The floating-point type of the latent sites.
+        device: Where they live.
+    """
+
+    latent: dict[str, torch.Size]
+    batch_dims: dict[str, int]
+    observed: dict[str, Tensor]
+    batch_shapes: dict[str, torch.Size]
+    deterministic: dict[str, torch.Size]
+    max_plate_nesting: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def num_observations(self) -> int:
+        """How many terms the log-likelihood of one draw has."""
+        return sum(shape.numel() for shape in self.batch_shapes.values())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model says of S draws of its latent sites.
+
+    Attributes:
+        log_joint: log p(x, θ_s) in nats, shape (S,).
+        log_likelihood: log p(x_n | θ_s) in nats by observed site, shapes (S, N, …).
+        deterministic: Values of the deterministic sites, shapes (S, …).
+    """
+
+    log_joint: Tensor
+    log_likelihood: Draws
+    deterministic: Draws
+
+
+@contextmanager
+def untouched(seed: int | None) -> Iterator[int]:
+    """Seed the block, and put random states and Pyro's parameter store back after it.
+
+    The block sees the caller's parameters; those that it adds are gone in the end.
+
+    Yields:
+        The seed in use.
+    """
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()), randomness.scope(seed) as seed:
+        yield seed
+
+
+def inspect(model: Model, *data: Any) -> Program:
+    """Return the anatomy of `model`, from one run on `data` that draws from the prior.
+
+    Raises:
+        ValueError: If it has no latent site, or a discrete one, or sees a subsample of its data.
+    """
+    with poutine.block(), torch.no_grad():
+        sites = sample_sites(poutine.trace(model).get_trace(*data))
+    computed = {n: s for n, s in sites.items() if s["infer"].get("_deterministic")}
+    observed = {n: s for n, s in sites.items() if s["is_observed"] and n not in computed}
+    latent = {n: s for n, s in sites.items() if not s["is_observed"]}
+    discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete]
+    if not latent:
+        raise ValueError("model must have a latent site to infer, got none")
+    if discrete:
+        raise ValueError(
+            f"model must have continuous latent sites only, got the discrete {discrete}: "
+            "sum them out in the model"
+        )
+    partial = [f.name for s in sites.values() for f in s["cond_indep_stack"] if _subsamples(f)]
+    if partial:
+        raise ValueError(
+            f"model must see all of its data, got a subsample in plate {partial[0]!r}"
+        )
+    first = next(iter(latent.values()))["value"]
+    return Program(
+        latent={name: site["value"].shape for name, site in latent.items()},
+        batch_dims={name: len(site["fn"].batch_shape) for name, site in latent.items()},
+        observed={name: torch.as_tensor(s["value"]).detach() for name, s in observed.items()},
+        batch_shapes={name: site["fn"].batch_shape for name, site in observed.items()},
+        deterministic={name: site["value"].shape for name, site in computed.items()},
+        max_plate_nesting=max(map(_depth, sites.values())),
+        dtype=first.dtype,
+        device=first.device,
+    )
+
+
+def evaluate(
+    model: Model, data: tuple[Any, ...], draws: Draws, *, pointwise: bool = True
+) -> Evaluation:
+    """Return what `model` says of draws of its latent sites, in blocks of bounded memory.
+
+    The draws of a block share one run; a model that cannot take them together, or then says
+    something else than when it takes them alone, is run draw by draw.
+
+    Args:
+        model: The model.
+        data: Its arguments.
+        draws: Values of every latent site, shapes (S, …).
+        pointwise: Whether to keep the S × N log-likelihoods.
+    """
+    program = inspect(model, *data)
+    parts = []
+    with torch.no_grad():
+        run = _together if runs_together(model, data, program, draws) else _one_by_one
+        for block in _blocks(program, draws):
+            part = run(model, data, program, block)
+            parts.append(part if pointwise else replace(part, log_likelihood={}))
+    return Evaluation(
+        log_joint=torch.cat([part.log_joint for part in parts]),
+        log_likelihood=_join([part.log_likelihood for part in parts]),
+        deterministic=_join([part.deterministic for part in parts]),
+    )
+
+
+def sample_sites(trace: Any) -> dict[str, Any]:
+    """Return the sample sites of a Pyro trace, without those that plates add."""
+    nodes: Any = prune_subsample_sites(trace).nodes
+    return {name: site for name, site in nodes.items() if site["type"] == "sample"}
+
+
+def num_draws(draws: Draws) -> int:
+    """Return S, the common first axis of the draws."""
+    return len(next(iter(draws.values())))
+
+
+def _subsamples(frame: Any) -> bool:
+    return frame.full_size is not None and frame.full_size != frame.size
+
+
+def _depth(site: Any) -> int:
+    """Return how deep a site's plates nest, or its batch where it has not declared its plates."""
+    batch = 0 if site["infer"].get("_deterministic") else len(site["fn"].batch_shape)
+    return max([batch, *(-f.dim for f in site["cond_indep_stack"] if f.vectorized)])
+
+
+def _blocks(program: Program, draws: Draws) -> Iterator[Draws]:
+    size = max(1, BLOCK // max(1, program.num_observations))
+    for start in range(0, num_draws(draws), size):
+        yield {name: value[start : start + size] for name, value in draws.items()}
+
+
+def _join(parts: list[Draws]) -> Draws:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def runs_together(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> bool:
+    """Return whether a model says of some draws together what it says of each alone."""
+    some = {name: value[:2] for name, value in draws.items()}
+    alone = _one_by_one(model, data, program, some)
+    try:
+        together = _together(model, data, program, some)
+    except Exception:  # a model is anyone's code; what is wrong with it in itself is raised above
+        return False
+    pairs = [(together.log_joint, alone.log_joint)]
+    pairs += [(together.log_likelihood[n], alone.log_likelihood[n]) for n in program.observed]
+    pairs += [(together.deterministic[n], alone.deterministic[n]) for n in program.deterministic]
+    return all(torch.allclose(a, b, 1e-4, 1e-4, equal_nan=True) for a, b in pairs)
+
+
+def _together(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> Evaluation:
+    size, depth = num_draws(draws), program.max_plate_nesting
+    with poutine.block(), pyro.plate("_draws", size, dim=-1 - depth):
+        placed = _place(program, draws)
+        trace = poutine.trace(poutine.condition(model, placed)).get_trace(*data)
+    return _read(program, trace, size)
+
+
+def _place(program: Program, draws: Draws) -> Draws:
+    """Return draws with their axis S left of all plates, ready to condition a model on."""
+    depth = program.max_plate_nesting
+    return {
+        name: draws[name].reshape(-1, *[1] * (depth - program.batch_dims[name]), *shape)
+        for name, shape in program.latent.items()
+    }
+
+
+def _read(program: Program, trace: Any, size: int) -> Evaluation:
+    """Return what a trace of the model says, run with `size` draws in one outermost plate."""
+    trace.compute_log_prob()
+    sites = sample_sites(trace)
+    terms = [
+        site["log_prob"].reshape(size, -1).sum(dim=1)
+        for name, site in sites.items()
+        if name not in program.deterministic
+    ]
+    return Evaluation(
+        log_joint=torch.stack(terms).sum(dim=0),
+        log_likelihood={
+            name: sites[name]["log_prob"].reshape(torch.Size([size]) + shape)
+            for name, shape in program.batch_shapes.items()
+        },
+        deterministic={
+            name: sites[name]["value"].reshape(torch.Size([size]) + shape)
+            for name, shape in program.deterministic.items()
+        },
+    )
+
+
+def _one_by_one(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> Evaluation:
+    parts = []
+    for s in range(num_draws(draws)):
+        point = {name: value[s] for name, value in draws.items()}
+        with poutine.block():
+            trace = poutine.trace(poutine.condition(model, point)).get_trace(*data)
+        parts.append(_read(program, trace, 1))
+    return Evaluation(
+        log_joint=torch.cat([part.log_joint for part in parts]),
+        log_likelihood=_join([part.log_likelihood for part in parts]),
+        deterministic=_join([part.deterministic for part in parts]),
+    )

@@ -1,0 +1,103 @@
+"""The PCA spectrum: how the variance of the data is shared among orthogonal directions.
+
+With the data centered and X = U Σ Vᵀ its singular value decomposition, the principal components
+are XV = UΣ, and the variances along them, the eigenvalues of the covariance matrix, are
+λ_i = σ_i² / (N − 1). Data on a d-dimensional plane have d that are not zero; noise fills the rest.
+
+Reference:
+    Lecture 5 (28/10/2024) and Lectures 14 and 18 (2023); Abraham et al. (2017) for the
+    participation ratio, (Σ λ)² / Σ λ²
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pplvae.validation import Array, as_points, check_in_range
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Principal component analysis of N points in D dimensions, with R = min(N − 1, D).
+
+    Attributes:
+        dimension: The least number of components that hold the asked fraction of the variance.
+        variance_fraction: That fraction.
+        eigenvalues: Variances λ along the components, largest first, in squared units of x,
+            shape (R,).
+        directions: The components' unit vectors, the columns of V as rows, shape (R, D).
+        mean: The center of the data, shape (D,).
+    """
+
+    dimension: int
+    variance_fraction: float
+    eigenvalues: Tensor = field(repr=False)
+    directions: Tensor = field(repr=False)
+    mean: Tensor = field(repr=False)
+
+    @property
+    def explained(self) -> Tensor:
+        """The fraction of the variance along each component, shape (R,)."""
+        return self.eigenvalues / self.eigenvalues.sum()
+
+    @property
+    def participation_ratio(self) -> float:
+        """(Σ λ)² / Σ λ²: R for a flat spectrum, 1 where one direction holds all."""
+        return (self.eigenvalues.sum().square() / self.eigenvalues.square().sum()).item()
+
+    def project(self, x: Array, num_components: int) -> Tensor:
+        """Return the leading principal components of points, shape (N, num_components).
+
+        Raises:
+            ValueError: If there are not so many components, or `x` has another D.
+        """
+        check_in_range("num_components", num_components, 1, len(self.eigenvalues))
+        x = as_points(x).to(self.mean)
+        if x.shape[1] != len(self.mean):
+            raise ValueError(f"x must have {len(self.mean)} columns, got {x.shape[1]}")
+        return (x - self.mean) @ self.directions[:num_components].mT
+
+
+def pca(x: Array, variance_fraction: float = 0.95) -> Spectrum:
+    """Return the principal components of the data, by SVD of the centered data.
+
+    Never by the covariance matrix, whose small eigenvalues are lost in rounding.
+
+    Args:
+        x: Points, shape (N, D), N ≥ 2.
+        variance_fraction: How much of the variance `dimension` must hold, in (0, 1].
+
+    Raises:
+        ValueError: If the data are constant.
+    """
+    x = as_points(x, min_points=2)
+    if not 0 < variance_fraction <= 1:
+        raise ValueError(f"variance_fraction must be in (0, 1], got {variance_fraction}")
+    # Twice, because the mean of large numbers is itself rounded.
+    shift = x[0] + (x - x[0]).mean(dim=0)
+    _, singular, directions = torch.linalg.svd(_square(x - shift), full_matrices=False)
+    rank = min(len(x) - 1, x.shape[1])
+    eigenvalues = singular[:rank].square() / (len(x) - 1)
+    if not eigenvalues.sum() > 0:
+        raise ValueError(f"x must vary, got {len(x)} copies of one point")
+    held = eigenvalues.cumsum(0) / eigenvalues.sum()
+    dimension = int((held < variance_fraction - 1e-12).sum()) + 1
+    return Spectrum(
+        dimension=min(dimension, rank),
+        variance_fraction=variance_fraction,
+        eigenvalues=eigenvalues,
+        directions=_oriented(directions[:rank]),
+        mean=shift,
+    )
+
+
+def _square(x: Tensor) -> Tensor:
+    """Return a matrix of at most D rows with the same Σ and V: the R of x = QR."""
+    return torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
+
+
+def _oriented(directions: Tensor) -> Tensor:
+    """Return the directions with their largest entry positive: their sign is free."""
+    largest = directions.abs().argmax(dim=1, keepdim=True)
+    return directions * directions.gather(1, largest).sign()

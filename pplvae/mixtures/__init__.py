@@ -1,0 +1,5 @@
+"""Gaussian mixtures: one model, one file per way of fitting it."""
+
+from pplvae.mixtures.model import GaussianMixture, model
+
+__all__ = ["GaussianMixture", "model"]

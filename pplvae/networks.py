@@ -1,0 +1,44 @@
+"""Feed-forward networks.
+
+h_0 = x,   h_i = activation(W_i h_{i-1} + b_i),   output = W h_last + b
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from pplvae.validation import check_in_range, check_one_of
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+def mlp(
+    in_dim: int, hidden_dims: Sequence[int], out_dim: int, *, activation: str = "relu"
+) -> nn.Sequential:
+    """Return a multilayer perceptron from (..., in_dim) to (..., out_dim).
+
+    Args:
+        in_dim: Size of the input.
+        hidden_dims: Sizes of the hidden layers, first to last; empty for a linear map.
+        out_dim: Size of the output, which is left linear.
+        activation: One of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: If a size is not positive or the activation is unknown.
+    """
+    dims = [in_dim, *hidden_dims, out_dim]
+    for dim in dims:
+        check_in_range("layer sizes", dim, 1)
+    check_one_of("activation", activation, ACTIVATIONS)
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(dims[:-1]):
+        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1]))

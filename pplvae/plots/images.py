@@ -1,0 +1,83 @@
+"""Images side by side: data, reconstructions, samples, a learned manifold."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pplvae.plots.style import array, axes
+from pplvae.validation import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def mosaic(
+    x: Array, shape: tuple[int, ...], *, columns: int = 10, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw images in rows.
+
+    Args:
+        x: Images, shape (N, D), in any range of values.
+        shape: Of one image: (H, W) or (C, H, W) with 1 or 3 channels.
+        columns: Images in a row.
+        ax: Where to draw.
+
+    Raises:
+        ValueError: If a row of `x` is no such image.
+    """
+    images = array(x)
+    if images.ndim != 2 or images.shape[1] != int(np.prod(shape)):
+        raise ValueError(f"x must have shape (N, {int(np.prod(shape))}), got {images.shape}")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    ax = axes(ax, (0.62 * columns, 0.62 * rows * shape[-2] / shape[-1]))
+    picture = _tiled(images.reshape(len(images), *shape), rows, columns)
+    ax.imshow(picture, cmap="gray", interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def pairs(
+    above: Array, below: Array, shape: tuple[int, ...], *, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw each image over its reconstruction.
+
+    Args:
+        above: The originals, shape (N, D).
+        below: Their reconstructions, shape (N, D).
+        shape: Of one image.
+        ax: Where to draw.
+    """
+    stacked = np.concatenate([array(above), array(below)])
+    return mosaic(stacked, shape, columns=len(array(above)), ax=ax)
+
+
+def manifold(grid: Array, shape: tuple[int, ...], *, ax: "Axes | None" = None) -> "Axes":
+    """Draw a grid of decoded images without gaps, as `vae.manifold.grid` gives them.
+
+    Args:
+        grid: Decoded points, shape (R, R, D).
+        shape: Of one image.
+        ax: Where to draw.
+    """
+    images = array(grid)
+    rows, columns = images.shape[:2]
+    ax = axes(ax, (6.0, 6.0 * shape[-2] / shape[-1]))
+    picture = _tiled(images.reshape(rows * columns, *shape), rows, columns, gap=0)
+    ax.imshow(picture, cmap="gray", interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def _tiled(images: np.ndarray, rows: int, columns: int, gap: int = 1) -> np.ndarray:
+    """Return one picture (height, width[, 3]) in [0, 1], white between the images."""
+    colored = images.ndim == 4
+    channels = np.moveaxis(images, 1, -1) if colored else images[..., None]
+    low, high = channels.min(), channels.max()
+    scaled = (channels - low) / (high - low if high > low else 1)
+    height, width, depth = scaled.shape[1:]
+    picture = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, depth))
+    for i, image in enumerate(scaled):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return picture if depth == 3 else picture[..., 0]

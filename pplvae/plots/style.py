@@ -1,0 +1,52 @@
+"""One look: colors that color-blind people tell apart, quiet axes, one color per method."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito (2008), Color universal design
+COLORS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "black": "#222222",
+    "grey": "#999999",
+}
+METHODS = {
+    "exact": "black",
+    "nuts": "blue",
+    "svi": "orange",
+    "laplace": "green",
+    "em": "vermilion",
+    "map": "purple",
+    "importance": "sky",
+}
+
+
+def color_of(method: str) -> str:
+    """Return the color of an inference method, the same in every picture; grey if unknown."""
+    name = method.lower()
+    known = next((color for key, color in METHODS.items() if name.startswith(key)), "grey")
+    return COLORS[known]
+
+
+def axes(ax: "Axes | None", size: tuple[float, float] = (5.0, 3.4)) -> "Axes":
+    """Return `ax`, or a new one of `size` inches, without the upper and right frame."""
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def array(x: Any) -> np.ndarray:
+    """Return a tensor or an array as NumPy, on the host."""
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)

@@ -1,0 +1,154 @@
+"""Which latent variables explain them?"""
+
+import torch
+from matplotlib.figure import Figure as MatplotlibFigure
+from torch import Tensor
+
+from pplvae import plots, vae
+from pplvae.intrinsic_dimension import spectrum
+from pplvae.report.section import Figure, Section, Study, Table, drawn
+
+TITLE = "Which latent variables explain them?"
+LEAST_LATENT, MOST_LATENT = 2, 64
+
+
+def section(study: Study) -> Section:
+    """Train a VAE of the estimated dimension, and one with two latent axes to look at."""
+    x = study.x.float()
+    kind = study.settings.likelihood or _likelihood_for(study)
+    latent_dim = study.settings.latent_dim or _latent_dim_for(study)
+    fit = _train(study, x, kind, latent_dim)
+    flat = fit if latent_dim == 2 else _train(study, x, kind, 2)
+    dimension = "" if study.dimension is None else f", from the dimension {study.dimension:.1f}"
+    chosen = "as asked" if study.settings.latent_dim else "chosen" + dimension
+    answer = (
+        f"{latent_dim} latent variable{'s' if latent_dim > 1 else ''} ({chosen}) reach an ELBO "
+        f"of {fit.elbo.value:.2f} ± {fit.elbo.standard_error:.2f} nats per point on held-out "
+        f"data: {fit.elbo.reconstruction:.2f} for the reconstruction less {fit.elbo.kl:.2f} for "
+        "the code."
+    )
+    out = Section("vae", TITLE, answer=answer, vae=fit.vae.cpu(), tables=[_bounds(fit, flat)])
+    out.notes.append(_explained(kind, study))
+    out.figures = _figures(study, x, fit, flat)
+    out.numbers = {
+        "latent_dim": latent_dim,
+        "likelihood": kind,
+        "elbo": fit.elbo.value,
+        "elbo_standard_error": fit.elbo.standard_error,
+        "reconstruction": fit.elbo.reconstruction,
+        "kl": fit.elbo.kl,
+        "elbo_two_latent_variables": flat.elbo.value,
+        "num_epochs": len(fit.history.losses),
+        "num_steps": fit.history.num_steps,
+    }
+    return out
+
+
+def _likelihood_for(study: Study) -> str:
+    """Return "bernoulli" for images that are mostly black and white, "gaussian" for all else."""
+    if not study.dataset.is_image:
+        return "gaussian"
+    extreme = ((study.x < 0.125) | (study.x > 0.875)).double().mean()
+    return "bernoulli" if extreme > 0.5 else "gaussian"
+
+
+def _latent_dim_for(study: Study) -> int:
+    dimension = study.dimension if study.dimension is not None else 10.0
+    return min(max(round(dimension), LEAST_LATENT), MOST_LATENT)
+
+
+def _train(study: Study, x: Tensor, kind: str, latent_dim: int) -> vae.VAEFit:
+    small = x.shape[1] <= 100
+    likelihood = vae.Bernoulli("dynamic") if kind == "bernoulli" else vae.Gaussian()
+    model = vae.mlp(
+        x.shape[1], latent_dim, hidden_dims=(200,) if small else (400,), likelihood=likelihood,
+        dtype=x.dtype, seed=study.seed,
+    ).to(study.settings.device)  # fmt: skip
+    # About 6,000 steps of 128 points; each pass over large data counts for more.
+    num_epochs = study.settings.num_epochs or min(400, max(20, 6000 * 128 // len(x)))
+    return vae.fit(
+        model, x, num_epochs=num_epochs, patience=max(5, num_epochs // 5), seed=study.seed,
+        progress=study.progress,
+    )  # fmt: skip
+
+
+def _explained(kind: str, study: Study) -> str:
+    if kind == "bernoulli":
+        return (
+            "The likelihood is Bernoulli on dynamically binarized pixels: each is drawn white "
+            "with its grey value as the probability, anew every time. The bound is on those."
+        )
+    units = "pixels in [0, 1]" if study.dataset.is_image else "the columns as studied"
+    return (
+        f"The likelihood is Gaussian with one learned standard deviation, on {units}; its bound "
+        "is a log density and can be positive."
+    )
+
+
+def _bounds(fit: vae.VAEFit, flat: vae.VAEFit) -> Table:
+    fits = [fit] if flat is fit else [fit, flat]
+    rows = [
+        [
+            str(f.vae.latent_dim), f"{f.elbo.value:.2f} ± {f.elbo.standard_error:.2f}",
+            f"{f.elbo.reconstruction:.2f}", f"{f.elbo.kl:.2f}", str(len(f.history.losses)),
+            f"{f.history.seconds:.0f}",
+        ]
+        for f in fits
+    ]  # fmt: skip
+    columns = ["latent size", "ELBO", "reconstruction", "KL", "epochs", "seconds"]
+    return Table(columns, rows, "In nats per held-out point.")
+
+
+def _figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
+    wide = MatplotlibFigure(figsize=(9.6, 2.9), layout="constrained")
+    curve = plots.training(fit.history, unit="nats per point", ax=wide.add_subplot())
+    pictures = [drawn("vae_training", "The bound while training.", curve, wide=True)]
+    if study.dataset.is_image:
+        pictures += _image_figures(study, x, fit, flat)
+    else:
+        pictures += _table_figures(study, fit)
+    chosen = study.some(5000)
+    ax = plots.points(flat.vae.encode(x[chosen]).cpu(), _few_labels(study, chosen))
+    ax.set(xlabel=r"latent variable $z_1$", ylabel=r"latent variable $z_2$")
+    caption = "The data in the plane of a VAE with two latent variables."
+    return [*pictures, drawn("vae_latent", caption, ax)]
+
+
+def _few_labels(study: Study, chosen: Tensor) -> Tensor | None:
+    labels = study.dataset.labels
+    return None if labels is None or len(labels.unique()) > 20 else labels[chosen]
+
+
+def _image_figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
+    shape, shown = study.dataset.shape, x[fit.held_out[:16]]
+    pairs = plots.pairs(shown, fit.vae.reconstruct(shown).cpu(), shape)
+    samples = fit.vae.sample(48, noise=False, seed=study.seed).cpu()
+    mosaic = plots.mosaic(samples, shape, columns=16)
+    manifold = plots.manifold(vae.manifold.grid(flat.vae, 20).cpu(), shape)
+    return [
+        drawn(
+            "vae_reconstructions", "Held-out images over their reconstructions.", pairs, wide=True
+        ),
+        drawn(
+            "vae_samples", "New images: codes drawn from the prior, decoded.", mosaic, wide=True
+        ),
+        drawn(
+            "vae_manifold",
+            "The manifold of two latent variables: a grid of equal prior probability, decoded.",
+            manifold,
+        ),
+    ]
+
+
+def _table_figures(study: Study, fit: vae.VAEFit) -> list[Figure]:
+    if study.components is None or study.components.shape[1] < 2:
+        return []
+    pca = spectrum.pca(study.x)
+    samples = fit.vae.sample(min(2000, len(study.x)), seed=study.seed).cpu().double()
+    both = torch.cat([study.plane()[study.some(2000)], pca.project(samples, 2)])
+    source = torch.zeros(len(both), dtype=torch.int64)
+    source[-len(samples) :] = 1
+    ax = plots.points(both, source, names=["data", "samples"])
+    ax.set(xlabel="principal component 1", ylabel="principal component 2")
+    caption = "The data, and new points drawn from the VAE, on the same two components."
+    return [drawn("vae_samples", caption, ax)]

@@ -1,0 +1,197 @@
+"""The main job: data → dimension → density → mixture → VAE → one HTML page."""
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import pplvae
+from pplvae import randomness
+from pplvae.data import Dataset
+from pplvae.report import autoencoder, clusters, density, dimension, look, page
+from pplvae.report.section import Section, Settings, Stage, Study, Table, attempt
+from pplvae.storage import write_atomically
+from pplvae.validation import check_in_range, check_one_of
+
+STAGES: list[tuple[str, str, Stage]] = [
+    ("look", look.TITLE, look.section),
+    ("dimension", dimension.TITLE, dimension.section),
+    ("density", density.TITLE, density.section),
+    ("clusters", clusters.TITLE, clusters.section),
+    ("vae", autoencoder.TITLE, autoencoder.section),
+]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report wrote.
+
+    Attributes:
+        page: The HTML page.
+        folder: Where it stands, with figures, numbers.json, draws and the VAE beside it.
+        sections: What is on it.
+    """
+
+    page: Path
+    folder: Path
+    sections: list[Section]
+
+    @property
+    def failures(self) -> list[str]:
+        """Titles of the stages that could not run on these data."""
+        return [section.title for section in self.sections if section.failed]
+
+    def __repr__(self) -> str:
+        return f"Report({self.page}, {len(self.sections)} sections, {len(self.failures)} failed)"
+
+
+def build(
+    dataset: Dataset,
+    out: str | os.PathLike[str],
+    *,
+    latent_dim: int | None = None,
+    num_components: int | None = None,
+    likelihood: str | None = None,
+    num_epochs: int | None = None,
+    standardize: bool = True,
+    device: str = "cpu",
+    seed: int | None = None,
+    progress: bool = True,
+) -> Report:
+    """Find the structure of a data set and write it down as one page.
+
+    A stage that cannot run on these data says so on the page and does not stop the rest. Beside
+    `index.html`: `figures/*.png`, `numbers.json`, `draws/*.nc` and `vae.safetensors`.
+
+    Args:
+        dataset: The data.
+        out: The folder to write to; made where missing, files of an earlier report replaced.
+        latent_dim: Latent size of the VAE; the estimated dimension where None.
+        num_components: Components of the mixture; chosen by BIC where None.
+        likelihood: Of the VAE, "bernoulli" or "gaussian"; chosen by the data where None.
+        num_epochs: Most epochs of the VAE's training; chosen by the number of points where None.
+        standardize: Whether the columns of a table are brought to mean 0 and sd 1.
+        device: Where the networks train.
+        seed: Start of all random draws.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: If an option is impossible.
+    """
+    for name, value in {
+        "latent_dim": latent_dim, "num_components": num_components, "num_epochs": num_epochs,
+    }.items():  # fmt: skip
+        if value is not None:
+            check_in_range(name, value, 1)
+    if likelihood is not None:
+        check_one_of("likelihood", likelihood, ["bernoulli", "gaussian"])
+    settings = Settings(latent_dim, num_components, likelihood, num_epochs, standardize, device)
+    x = prepared(dataset.x, image=dataset.is_image, standardize=standardize)
+    study = Study(dataset, x, randomness.resolve(seed), settings, progress)
+    return _write(study, _run(study), Path(out))
+
+
+def prepared(x: Tensor, *, image: bool, standardize: bool) -> Tensor:
+    """Return the points that are studied, in double precision, shape (N, D).
+
+    Images are mapped to [0, 1] by one scale for all pixels; the columns of a table are brought to
+    mean 0 and standard deviation 1 where asked for, constant ones to 0.
+    """
+    x = x.double()
+    if image:
+        low, high = x.min(), x.max()
+        return (x - low) / (high - low if high > low else 1.0)
+    if not standardize:
+        return x
+    x = x - x.mean(dim=0)
+    scale = x.std(dim=0)
+    return x / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def _run(study: Study) -> list[Section]:
+    started, cpu, sections = time.perf_counter(), time.process_time(), []
+    with tqdm(STAGES, desc="report", unit="stage", disable=not study.progress) as bar:
+        for name, title, stage in bar:
+            bar.set_description(f"report: {title}")
+            sections.append(attempt(name, title, stage, study))
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return [*sections, _provenance(study, sections, wall, cpu)]
+
+
+def _provenance(study: Study, sections: list[Section], wall: float, cpu: float) -> Section:
+    versions = _versions()
+    options = {name: value for name, value in asdict(study.settings).items() if value is not None}
+    times = [[section.title, f"{section.seconds:.1f}"] for section in sections]
+    return Section(
+        "run",
+        "What was run?",
+        answer=(
+            f"pplvae {pplvae.__version__} on “{study.dataset.name}”, seed {study.seed}, in "
+            f"{wall:.0f} s ({cpu:.0f} CPU-s)."
+        ),
+        tables=[
+            Table(["stage", "seconds"], times),
+            Table(["package", "version"], [[name, text] for name, text in versions.items()]),
+            Table(["option", "value"], [[name, str(value)] for name, value in options.items()]),
+        ],
+        numbers={
+            "seed": study.seed,
+            "wall_seconds": wall,
+            "cpu_seconds": cpu,
+            "seconds": {section.name: section.seconds for section in sections},
+            "versions": versions,
+            "options": options,
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ["torch", "pyro-ppl", "numpy", "scipy", "arviz"]
+    found = {package: version(package) for package in packages}
+    return {"Python": platform.python_version(), **found, "platform": sys.platform}
+
+
+def _write(study: Study, sections: list[Section], folder: Path) -> Report:
+    _clear(folder)
+    for section in sections:
+        for figure in section.figures:
+            picture = page.png(figure.figure)
+            _write_bytes(folder / "figures" / f"{figure.name}.png", picture)
+        for name, posterior in section.posteriors.items():
+            posterior.save(folder / "draws" / f"{name}.nc")
+        if section.vae is not None:
+            section.vae.save(folder / "vae.safetensors")
+    numbers = {section.name: _said(section) for section in sections}
+    _write_bytes(folder / "numbers.json", json.dumps(numbers, indent=2, default=float).encode())
+    _write_bytes(folder / "index.html", page.render(study.dataset.name, sections).encode())
+    return Report(folder / "index.html", folder, sections)
+
+
+def _said(section: Section) -> dict[str, object]:
+    return {"failed": section.answer} if section.failed else section.numbers
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier report left, and nothing else."""
+    for pattern in (
+        "index.html",
+        "numbers.json",
+        "vae.safetensors",
+        "figures/*.png",
+        "draws/*.nc",
+    ):
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))

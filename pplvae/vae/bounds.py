@@ -1,0 +1,81 @@
+"""How well a VAE explains data: bounds on log p(x), in nats.
+
+    ELBO(x) = E_{q(z|x)} [log p(x | z)] − KL(q(z | x) ‖ p(z)) = log p(x) − KL(q(z|x) ‖ p(z|x))
+
+The first term is the reconstruction, the second the price of the code.
+
+Reference:
+    Kingma & Welling (2014), https://arxiv.org/abs/1312.6114; Lecture 5 (28/10/2024)
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pplvae import randomness
+from pplvae.vae.model import VAE
+from pplvae.validation import Array, check_in_range
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """The evidence lower bound of N points.
+
+    Attributes:
+        value: Its mean, in nats per point.
+        standard_error: Of that mean over the points and the draws, in nats per point.
+        reconstruction: The mean of E_q log p(x | z), in nats per point.
+        kl: The mean of KL(q(z | x) ‖ p(z)), in nats per point.
+        per_point: The bound of each point, in nats, shape (N,).
+    """
+
+    value: float
+    standard_error: float
+    reconstruction: float
+    kl: float
+    per_point: Tensor = field(repr=False)
+
+
+@torch.no_grad()
+def elbo(
+    vae: VAE, x: Array, *, num_samples: int = 10, batch_size: int = 1000, seed: int | None = None
+) -> Elbo:
+    """Return the ELBO of each point, by draws of z, the KL in closed form.
+
+    Args:
+        vae: The VAE.
+        x: Points, shape (N, D).
+        num_samples: Draws of z for each point.
+        batch_size: Points evaluated at once.
+        seed: Start of the draws.
+
+    Raises:
+        ValueError: If the likelihood cannot have produced `x`.
+    """
+    check_in_range("num_samples", num_samples, 1)
+    x = vae.points(x)
+    vae.likelihood.check(x)
+    with randomness.scope(seed):
+        parts = [_terms(vae, batch, num_samples) for batch in x.split(batch_size)]
+    reconstruction, kl = (torch.cat(part) for part in zip(*parts, strict=True))
+    bound = reconstruction - kl
+    return Elbo(
+        value=bound.mean().item(),
+        standard_error=bound.std().item() / math.sqrt(len(bound)) if len(bound) > 1 else math.nan,
+        reconstruction=reconstruction.mean().item(),
+        kl=kl.mean().item(),
+        per_point=bound,
+    )
+
+
+def _terms(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
+    """Return E_q log p(x | z), shape (B,), and KL(q ‖ p), shape (B,)."""
+    x = vae.likelihood.prepare(x)
+    q, prior = vae.posterior(vae.encoder(x)), vae.prior()
+    log_likelihood = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(num_samples):
+        log_likelihood += vae.likelihood(vae.decoder(q.rsample())).log_prob(x)
+    return log_likelihood / num_samples, kl_divergence(q, prior.expand(q.batch_shape))

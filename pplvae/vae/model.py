@@ -1,0 +1,195 @@
+"""The variational autoencoder: a model p(x, z) and a guide q(z | x) over two networks.
+
+    p(x, z) = Normal(z | 0, I) p(x | decoder(z)),   q(z | x) = Normal(z | m(x), diag s(x)²)
+
+where the encoder gives m and log s side by side. A draw from the guide is z = m + s ε with
+ε ~ Normal(0, I): s, the standard deviation, and not s² as one lecture note has it.
+
+Reference:
+    Kingma & Welling (2014), Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114;
+    Rezende, Mohamed & Wierstra (2014), https://arxiv.org/abs/1401.4082; Lecture 5 (28/10/2024)
+"""
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pplvae import randomness
+from pplvae.vae.likelihoods import Given, Likelihood
+from pplvae.validation import Array, as_points, check_in_range
+
+Law = Callable[..., dist.TorchDistribution]
+
+# Pyro keeps parameters by name in a store of the whole process, and a second module under the
+# first one's name would silently never train: each network gets a name of its own.
+_names: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
+_numbers = itertools.count()
+
+
+class StandardNormal(nn.Module):
+    """The prior Normal(0, I) on z.
+
+    Args:
+        latent_dim: The latent dimension L.
+    """
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z), event shape (L,)."""
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+
+
+class DiagonalNormal(nn.Module):
+    """The guide Normal(m, diag s²) on z, from m and log s side by side."""
+
+    LARGEST = 15.0  # of |log s|: exp stays finite and positive in single precision
+
+    def forward(self, output: Tensor) -> dist.TorchDistribution:
+        """Return q(z | x), event shape (L,), for the encoder's output, shape (…, 2 L)."""
+        loc, log_scale = output.chunk(2, dim=-1)
+        return dist.Normal(loc, log_scale.clamp(-self.LARGEST, self.LARGEST).exp()).to_event(1)
+
+
+class VAE(nn.Module):
+    """A variational autoencoder. `model` and `guide` are Pyro programs for any of its engines.
+
+    Args:
+        encoder: Maps x, shape (B, D), to what `posterior` needs: by default (B, 2 L).
+        decoder: Maps z, shape (…, L), to what `likelihood` needs.
+        likelihood: p(x | z); or a function from the decoder's output to a distribution with event
+            shape (D,).
+        latent_dim: The latent dimension L.
+        prior: Gives p(z), called without arguments; the standard normal by default.
+        posterior: Maps the encoder's output to q(z | x); the diagonal normal by default.
+
+    Attributes:
+        recipe: How a builder made this VAE, so that `load` can make it again; None for networks
+            of your own.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Law,
+        latent_dim: int,
+        prior: Law | None = None,
+        posterior: Law | None = None,
+    ) -> None:
+        super().__init__()
+        check_in_range("latent_dim", latent_dim, 1)
+        self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
+        self.likelihood = likelihood if isinstance(likelihood, Likelihood) else Given(likelihood)
+        self.prior = prior or StandardNormal(latent_dim)
+        self.posterior = posterior or DiagonalNormal()
+        self.recipe: dict[str, Any] | None = None
+
+    def model(self, x: Tensor) -> None:
+        """Pyro model p(z) p(x | z); sites `z` (B, L) and, observed, `x` (B, D)."""
+        for module in (self.decoder, self.likelihood, self.prior):
+            _register(module)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """Pyro guide q(z | x); site `z` (B, L)."""
+        for module in (self.encoder, self.posterior):
+            _register(module)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(self.encoder(x)))
+
+    @torch.no_grad()
+    def encode(self, x: Array) -> Tensor:
+        """Return the mean of q(z | x), shape (N, L), for points of shape (N, D)."""
+        return self.posterior(self.encoder(self.points(x))).mean
+
+    @torch.no_grad()
+    def decode(self, z: Array) -> Tensor:
+        """Return the mean of p(x | z), shape (N, D), for codes of shape (N, L).
+
+        Raises:
+            ValueError: If the codes have not L columns.
+        """
+        z = self.points(z, name="z")
+        if z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must have {self.latent_dim} columns, got {z.shape[1]}")
+        return self.likelihood(self.decoder(z)).mean
+
+    def reconstruct(self, x: Array) -> Tensor:
+        """Return the mean of p(x | z) at the mean of q(z | x), shape (N, D)."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, *, noise: bool = True, seed: int | None = None) -> Tensor:
+        """Return new data: z from the prior, then x from p(x | z).
+
+        Args:
+            num_samples: How many, n.
+            noise: Whether to draw x; its mean given z otherwise, as pictures mostly show.
+            seed: Start of the draws.
+
+        Returns:
+            Points, shape (n, D).
+        """
+        check_in_range("num_samples", num_samples, 1)
+        with randomness.scope(seed):
+            law = self.likelihood(self.decoder(self.prior().sample(torch.Size([num_samples]))))
+            return law.sample() if noise else law.mean
+
+    def points(self, x: Array, *, name: str = "x") -> Tensor:
+        """Return finite points, shape (N, D), of the networks' dtype and on their device.
+
+        Raises:
+            ValueError: If they are no such points, or a builder made the VAE for another D.
+        """
+        x = as_points(x, name=name)
+        data_dim = (self.recipe or {}).get("data_dim", x.shape[1])
+        if name == "x" and x.shape[1] != data_dim:
+            raise ValueError(f"x must have {data_dim} columns, got {x.shape[1]}")
+        parameter = next(self.parameters(), x)
+        return x.to(dtype=parameter.dtype, device=parameter.device)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as safetensors, with the recipe as JSON in its header."""
+        from pplvae.vae.files import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], into: "VAE | None" = None) -> "VAE":
+        """Return the VAE that `save` wrote.
+
+        Args:
+            path: The file.
+            into: A VAE with the same networks to take the weights; needed where the saved one was
+                not made by a builder such as `mlp`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no such file, or the weights do not fit.
+        """
+        from pplvae.vae.files import load
+
+        return load(path, into)
+
+
+def _register(module: Law | nn.Module) -> None:
+    """Tell Pyro of the module's parameters, so that a bare `pyro.infer.SVI` trains them."""
+    if isinstance(module, nn.Module) and any(True for _ in module.parameters()):
+        name = _names.get(module)
+        if name is None:
+            name = _names[module] = f"vae_{next(_numbers)}"
+        pyro.module(name, module)

@@ -1,0 +1,151 @@
+import base64
+import json
+import re
+from pathlib import Path
+
+import arviz as az
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+from pplvae import data
+from pplvae.data import Dataset
+from pplvae.report import Report, build
+from pplvae.report.build import prepared
+from pplvae.vae import VAE
+
+QUICK = {"num_components": 2, "num_epochs": 2, "latent_dim": 3, "seed": 0, "progress": False}
+STAGES = ["look", "dimension", "density", "clusters", "vae", "run"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A report on some of the digits, small and quick."""
+    torch.set_default_dtype(torch.float32)
+    digits = data.digits().subset(torch.arange(300))
+    return build(digits, tmp_path_factory.mktemp("images"), **QUICK)  # type: ignore[arg-type]
+
+
+def table(x: Tensor, labels: Tensor | None = None) -> Dataset:
+    return Dataset(x, (x.shape[1],), labels, "a table")
+
+
+def test_answers_every_question_about_images(images: Report) -> None:
+    assert not images.failures
+    assert [section.name for section in images.sections] == STAGES
+    page = images.page.read_text()
+    for section in images.sections:
+        assert section.title in page
+
+
+def test_the_page_is_self_contained(images: Report) -> None:
+    page = images.page.read_text()
+    sources = re.findall(r'(?:src|href)="([^"#][^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+    pictures = [s.split(",", 1)[1] for s in sources if s.startswith("data:image/png")]
+    assert len(pictures) == len(list((images.folder / "figures").glob("*.png")))
+    assert all(base64.b64decode(p).startswith(b"\x89PNG") for p in pictures)
+
+
+def test_numbers_draws_and_vae_stand_beside_the_page(images: Report) -> None:
+    numbers = json.loads((images.folder / "numbers.json").read_text())
+    assert list(numbers) == STAGES
+    low, high = numbers["dimension"]["interval_95"]
+    assert low < numbers["dimension"]["dimension"] < high
+    assert numbers["run"]["seed"] == 0
+    for method in ("exact", "svi", "laplace", "nuts"):
+        draws = az.from_netcdf(images.folder / "draws" / f"dimension-{method}.nc")
+        assert float(draws["posterior"]["dimension"].mean()) > 1
+    vae = VAE.load(images.folder / "vae.safetensors")
+    assert vae.latent_dim == 3
+    assert vae.reconstruct(torch.zeros(2, 64)).shape == (2, 64)
+
+
+def test_a_table_is_studied_too_and_its_dimension_found(tmp_path: Path) -> None:
+    plane = torch.rand(400, 2)
+    x = plane @ torch.randn(2, 5) * torch.tensor([1.0, 10.0, 100.0, 0.1, 1.0])
+    options = QUICK | {"latent_dim": None}
+    done = build(table(x, (plane[:, 0] > 0.5).long()), tmp_path, **options)  # type: ignore[arg-type]
+    assert not done.failures
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    # N = 400 ratios that share neighbors, at the edge of a square: sd 2 √1.5 / √400 = 0.12
+    assert numbers["dimension"]["dimension"] == pytest.approx(2.0, abs=0.5)
+    assert numbers["vae"]["latent_dim"] == 2
+    assert "mean 0 and standard deviation 1" in done.page.read_text()
+
+
+def test_what_cannot_be_answered_is_said_and_stops_nothing(tmp_path: Path) -> None:
+    """Two different points only: no third neighbor, so no ratio, but still a page."""
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(20, 1)
+    done = build(table(x), tmp_path, **QUICK)  # type: ignore[arg-type]
+    failed = {section.name for section in done.sections if section.failed}
+    assert "dimension" in failed
+    assert {"look", "run"}.isdisjoint(failed)
+    assert "x must hold at least 3 distinct points, got 2" in done.page.read_text()
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert "at least 3 distinct points" in numbers["dimension"]["failed"]
+
+
+@pytest.mark.parametrize("x", [torch.ones(30, 3), torch.randn(1, 3), torch.randn(4, 1)])
+def test_degenerate_data_still_get_a_page(x: Tensor, tmp_path: Path) -> None:
+    done = build(table(x), tmp_path, **QUICK)  # type: ignore[arg-type]
+    assert done.page.exists()
+    assert done.failures
+
+
+def test_a_line_of_points_is_studied(tmp_path: Path) -> None:
+    done = build(table(torch.rand(200, 1)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["dimension"]["dimension"] == pytest.approx(1.0, abs=0.35)
+    assert "dimension" not in {section.name for section in done.sections if section.failed}
+
+
+def test_labels_and_names_are_escaped(tmp_path: Path) -> None:
+    x = torch.rand(40, 2)
+    done = build(Dataset(x, (2,), None, "<script>alert(1)</script>"), tmp_path, **QUICK)  # type: ignore[arg-type]
+    assert "<script>alert" not in done.page.read_text()
+
+
+def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "vae_manifold.png").write_bytes(b"old")
+    build(table(torch.rand(40, 2)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    assert (tmp_path / "mine.txt").read_text() == "keep"
+    assert not (tmp_path / "figures" / "vae_manifold.png").exists()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_touches_nothing(tmp_path: Path) -> None:
+    before, dataset = torch.get_rng_state(), table(torch.rand(60, 3))
+    found = []
+    for run in ("one", "two"):
+        build(dataset, tmp_path / run, **QUICK)  # type: ignore[arg-type]
+        numbers = json.loads((tmp_path / run / "numbers.json").read_text())
+        found.append({name: numbers[name] for name in ("dimension", "density", "clusters", "vae")})
+    assert found[0] == found[1]
+    assert torch.equal(before, torch.get_rng_state())
+    assert not pyro.get_param_store().keys()
+
+
+def test_images_keep_one_scale_and_columns_get_their_own() -> None:
+    x = torch.tensor([[0.0, 100.0], [50.0, 200.0]])
+    assert prepared(x, image=True, standardize=True).tolist() == [[0.0, 0.5], [0.25, 1.0]]
+    columns = prepared(torch.tensor([[1.0, 7.0], [3.0, 7.0]]), image=False, standardize=True)
+    torch.testing.assert_close(columns, torch.tensor([[-0.5, 0.0], [0.5, 0.0]]) * 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
+        ({"num_epochs": -1}, "num_epochs must be at least 1, got -1"),
+        ({"likelihood": "poisson"}, "likelihood must be one of bernoulli, gaussian"),
+        ({"seed": -1}, "seed must be in"),
+    ],
+)
+def test_refuses_impossible_options(option: dict, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        build(table(torch.rand(40, 2)), tmp_path / "out", **(QUICK | option))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
