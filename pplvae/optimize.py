@@ -32,6 +32,10 @@ Batch: TypeAlias = Sequence[Tensor]
 Batches: TypeAlias = Callable[[torch.Generator], Iterable[Batch]]
 Schedule: TypeAlias = Callable[[float], float]
 
+# What is in a checkpoint besides the parameters, Adam's moments and the time.
+_FORMAT = "pplvae checkpoint 1"
+_KEPT = ("seed", "losses", "validation", "num_steps", "best", "best_epoch", "best_loss")
+
 
 @dataclass(frozen=True)
 class History:
@@ -299,23 +303,25 @@ class _Run:
     def check_parameters(self) -> None:
         # A step on a finite loss may have had a gradient that was not.
         for parameter in self.parameters:
-            _finite("parameters", parameter.detach().sum().item(), len(self.losses) - 1)
+            bad = parameter[~parameter.isfinite()]
+            if len(bad):
+                _finite("parameters", bad[0].item(), len(self.losses) - 1)
 
     def save(self, path: Path | None) -> None:
         self.saved_at = time.monotonic()
         if path is None or distributed.rank() > 0:
             return
-        state = {name: getattr(self, name) for name in _PLAIN} | {
-            "format": FORMAT,
+        state = {name: getattr(self, name) for name in _KEPT} | {
+            "format": _FORMAT,
             "seconds": self.saved_at - self.started,
             "parameters": [parameter.detach() for parameter in self.parameters],
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
         }
         write_atomically(path, lambda temporary: torch.save(state, temporary))
 
     def load(self, path: Path, seed: int | None) -> None:
         state = _read_checkpoint(path)
-        if seed not in (None, state["seed"]):
+        if seed is not None and self.seed != state["seed"]:
             raise ValueError(f"seed must be {state['seed']} to go on from {path}, got {seed}")
         theirs, ours = _shapes(state["parameters"]), _shapes(self.parameters)
         if theirs != ours:
@@ -324,14 +330,11 @@ class _Run:
                 "it belongs to another model; name another file or delete it"
             )
         _copy_into(self.parameters, state["parameters"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        settings = self.optimizer.state_dict()
+        self.optimizer.load_state_dict(settings | {"state": state["optimizer"]})
         self.started -= state["seconds"]
-        for name in _PLAIN:
+        for name in _KEPT:
             setattr(self, name, state[name])
-
-
-FORMAT = "pplvae checkpoint 1"
-_PLAIN = ("seed", "losses", "validation", "num_steps", "best", "best_epoch", "best_loss")
 
 
 def _finite(name: str, value: float, epoch: int) -> float:
@@ -362,7 +365,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} must be a checkpoint of this library, got a file that cannot be "
             f"read ({type(error).__name__}): name another file or delete it"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ValueError(
             f"checkpoint {path} must be a checkpoint of this library, got another file"
         )

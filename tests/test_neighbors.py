@@ -40,6 +40,7 @@ def lattice() -> Tensor:
 
 HARD = {
     "normal": lambda: torch.randn(300, 4),
+    "many points": lambda: torch.randn(1500, 12),
     "many columns": lambda: torch.randn(300, 60),
     "one column": lambda: torch.randn(300, 1),
     "three points": lambda: torch.randn(7, 3),
@@ -80,17 +81,39 @@ def test_indices_are_of_distinct_others_at_those_distances(name: str, route: str
     assert indices.dtype == torch.int64
 
 
-@pytest.mark.parametrize("name", ["tight clusters far apart", "a lattice"])
-def test_the_second_pass_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These are the rows a matrix product in float32 cannot be trusted with, and knows it."""
-    left = []
-    second = module._nearest_within
+@pytest.fixture
+def second_pass(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows that the float32 product leaves open, as they come."""
+    left, second = [], module._nearest_within
     monkeypatch.setattr(module, "TREE_MAX_DIM", 0)
     monkeypatch.setattr(
-        module, "_nearest_within", lambda *args: left.extend(args[1]) or second(*args)
+        module, "_nearest_within", lambda *args: left.extend(args[1].tolist()) or second(*args)
     )
+    return left
+
+
+@pytest.mark.parametrize("name", ["tight clusters far apart", "a lattice"])
+def test_single_precision_knows_what_it_cannot_tell(name: str, second_pass: list[int]) -> None:
     neighbors(HARD[name](), 6)
-    assert left
+    assert second_pass
+
+
+@pytest.mark.parametrize("name", ["many points", "far away", "far columns that do not vary"])
+def test_single_precision_is_enough_for_most_data(name: str, second_pass: list[int]) -> None:
+    neighbors(HARD[name](), 6)
+    assert not second_pass
+
+
+def test_an_outlier_leaves_the_others_settled(second_pass: list[int]) -> None:
+    neighbors(HARD["an outlier"](), 6)
+    assert set(second_pass) <= {300, 301}  # the two that lie there
+
+
+def test_picks_the_lowest_by_groups() -> None:
+    values = torch.randn(50, 64 * module._GROUP)
+    lowest, columns = module._lowest(values, 10)
+    assert torch.equal(lowest, values.sort(dim=1).values[:, :10])
+    assert torch.equal(values.gather(1, columns), lowest)
 
 
 def test_bounds_hold_and_are_tight() -> None:

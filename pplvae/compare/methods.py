@@ -10,18 +10,21 @@ about √((s'/s)² / n' + 1 / n) for the error, and √(½ / n' + ½ / n) for th
 Methods are never ranked by their loss or by LOO: neither is comparable across methods.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from pplvae.infer import Posterior
 from pplvae.infer.inference_data import diagnose, scalars
+from pplvae.validation import as_tensor, check_in_range
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+Scores: TypeAlias = dict[str, dict[str, float]]
 
 ERROR, RATIO, ESS, R_HAT = 0.2, 0.1, 400, 1.01  # what a method must keep to be believed
 
@@ -39,7 +42,7 @@ class Comparison:
 
     posteriors: dict[str, Posterior]
     reference: str
-    scores: dict[str, dict[str, dict[str, float]]]
+    scores: dict[str, Scores]
 
     @property
     def parameters(self) -> list[str]:
@@ -60,10 +63,12 @@ class Comparison:
 
         if parameter is None and len(self.parameters) == 1:
             parameter = self.parameters[0]
-        if parameter is not None and parameter not in self.parameters:
-            raise ValueError(f"parameter must be one of {self.parameters}, got {parameter!r}")
         rows = {
-            method: (_worst(list(scores.values())) if parameter is None else scores[parameter])
+            method: (
+                _worst(list(scores.values()))
+                if parameter is None
+                else scores[self._known(parameter)]
+            )
             | self._costs(method)
             for method, scores in self.scores.items()
         }
@@ -74,16 +79,26 @@ class Comparison:
         found = [
             (excess, f"{method}: {said}")
             for method, scores in self.scores.items()
-            for excess, said in self._complaints(method, scores)
+            for excess, said in (
+                *_mean_off(scores),
+                *_sd_off(scores),
+                *_unmixed(scores),
+                *_too_few(scores),
+                *_divergent(self._costs(method)["divergences"]),
+            )
         ]
         return [said for _, said in sorted(found, key=lambda pair: -pair[0])]
 
     def plot(self, parameter: str | None = None, ax: "Axes | None" = None) -> "Axes":
-        """Draw the posterior density of a scalar parameter, the first one by default."""
+        """Draw the posterior density of a scalar parameter, the first one by default.
+
+        Raises:
+            ValueError: If there is no such parameter.
+        """
         from pplvae import plots
 
-        parameter = parameter or self.parameters[0]
-        draws = {name: _arrays(p)[parameter] for name, p in self.posteriors.items()}
+        parameter = self._known(parameter or self.parameters[0])
+        draws = {name: _arrays(p, name)[parameter] for name, p in self.posteriors.items()}
         return plots.posteriors(draws, label=parameter, ax=ax)
 
     def __repr__(self) -> str:
@@ -94,6 +109,11 @@ class Comparison:
     def _repr_html_(self) -> str:
         return self.table().to_html(float_format=_short)
 
+    def _known(self, parameter: str) -> str:
+        if parameter not in self.parameters:
+            raise ValueError(f"parameter must be one of {self.parameters}, got {parameter!r}")
+        return parameter
+
     def _costs(self, method: str) -> dict[str, Any]:
         posterior = self.posteriors[method]
         diverging = posterior.sample_stats.get("diverging")
@@ -103,51 +123,6 @@ class Comparison:
             "cpu_seconds": posterior.cost.cpu_seconds,
             "gradients": posterior.cost.gradient_evaluations,
         }
-
-    def _complaints(
-        self, method: str, scores: dict[str, dict[str, float]]
-    ) -> list[tuple[float, str]]:
-        """Return (how many times over the limit, what is said) for the worst of each check."""
-        found: list[tuple[float, str]] = []
-        off = max(scores, key=lambda p: abs(scores[p]["error"]) - 3 * scores[p]["error_mc"])
-        error, slack = scores[off]["error"], 3 * scores[off]["error_mc"]
-        if not abs(error) <= ERROR + slack:
-            found.append((
-                abs(error) / ERROR,
-                f"the mean of {off} lies {abs(error):.2f} reference sds "
-                f"{'above' if error > 0 else 'below'} the reference (believed up to {ERROR}): "
-                "take more steps or another start",
-            ))  # fmt: skip
-        narrow = max(scores, key=lambda p: _ratio_excess(scores[p]))
-        if not _ratio_excess(scores[narrow]) <= 0:
-            ratio = scores[narrow]["sd_ratio"]
-            found.append((
-                abs(np.log(ratio)) / RATIO if ratio > 0 else np.inf,
-                f"the sd of {narrow} is {ratio:.2f} of the reference's (believed within "
-                f"{1 - RATIO:.1f} to {1 + RATIO:.1f}): try a richer guide or NUTS",
-            ))  # fmt: skip
-        mixed = max(scores, key=lambda p: np.nan_to_num(scores[p]["r_hat"]))
-        if scores[mixed]["r_hat"] > R_HAT:
-            found.append((
-                scores[mixed]["r_hat"] / R_HAT,
-                f"the chains disagree on {mixed} (R-hat {scores[mixed]['r_hat']:.3f}, at most "
-                f"{R_HAT}): take more warm-up steps, or look for several modes",
-            ))  # fmt: skip
-        few = min(scores, key=lambda p: scores[p]["ess"])
-        if scores[few]["ess"] < ESS:
-            found.append((
-                ESS / max(scores[few]["ess"], 1),
-                f"{few} has an effective sample size of {scores[few]['ess']:.0f} "
-                f"(at least {ESS}): take more draws",
-            ))  # fmt: skip
-        divergences = self._costs(method)["divergences"]
-        if divergences:
-            found.append((
-                float(divergences),
-                f"{divergences} divergent transitions: raise target_accept_prob, or write the "
-                "model in other coordinates",
-            ))  # fmt: skip
-        return found
 
 
 def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Comparison:
@@ -160,12 +135,15 @@ def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Co
         reference: The name of the one to believe.
 
     Raises:
-        ValueError: If the reference is not among them, or their parameters differ.
+        ValueError: If the reference is not among them or never varies, their parameters differ,
+            or one has nan or inf, or fewer than 4 draws in a chain.
     """
     if reference not in posteriors:
         raise ValueError(f"reference must be one of {list(posteriors)}, got {reference!r}")
-    arrays = {method: _arrays(posterior) for method, posterior in posteriors.items()}
+    arrays = {method: _arrays(posterior, method) for method, posterior in posteriors.items()}
     truth = {name: draws for name, draws in arrays[reference].items() if np.ptp(draws) > 0}
+    if not truth:
+        raise ValueError(f"reference must vary, got {reference!r} of constant draws")
     for method, draws in arrays.items():
         if set(draws) != set(arrays[reference]):
             raise ValueError(
@@ -183,8 +161,10 @@ def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Co
     )
 
 
-def _arrays(posterior: Posterior) -> dict[str, np.ndarray]:
-    return scalars({n: v.detach().cpu().numpy() for n, v in posterior.draws.items()})
+def _arrays(posterior: Posterior, method: str) -> dict[str, np.ndarray]:
+    check_in_range(f"draws in a chain of {method}", posterior.num_draws, 4)
+    tensors = {n: as_tensor(v, name=f"{n} of {method}") for n, v in posterior.draws.items()}
+    return scalars({n: v.detach().cpu().double().numpy() for n, v in tensors.items()})
 
 
 def _described(draws: np.ndarray) -> dict[str, float]:
@@ -198,8 +178,7 @@ def _described(draws: np.ndarray) -> dict[str, float]:
 
 
 def _score(found: dict[str, float], truth: dict[str, float]) -> dict[str, float]:
-    scale = truth["sd"] if truth["sd"] > 0 else np.nan
-    ratio = found["sd"] / scale
+    scale, ratio = truth["sd"], found["sd"] / truth["sd"]
     return {
         "mean": found["mean"],
         "sd": found["sd"],
@@ -212,22 +191,74 @@ def _score(found: dict[str, float], truth: dict[str, float]) -> dict[str, float]
     }
 
 
-def _ratio_excess(score: dict[str, float]) -> float:
-    """By how much an sd ratio is off beyond what is believed, three Monte Carlo errors allowed."""
-    return abs(score["sd_ratio"] - 1) - RATIO - 3 * score["sd_ratio_mc"]
+# Each check yields what is wrong with the worst parameter, and how many times over the limit it
+# is. Three Monte Carlo errors are allowed for.
+
+
+def _mean_off(scores: Scores) -> Iterator[tuple[float, str]]:
+    name = max(scores, key=lambda p: abs(scores[p]["error"]) - 3 * scores[p]["error_mc"])
+    error, slack = scores[name]["error"], 3 * scores[name]["error_mc"]
+    if abs(error) > ERROR + slack:
+        yield (
+            abs(error) / ERROR,
+            f"the mean of {name} lies {abs(error):.2f} reference sds "
+            f"{'below' if error < 0 else 'above'} the reference (believed up to {ERROR}): "
+            "take more steps or another start",
+        )
+
+
+def _sd_off(scores: Scores) -> Iterator[tuple[float, str]]:
+    name = max(scores, key=lambda p: abs(scores[p]["sd_ratio"] - 1) - 3 * scores[p]["sd_ratio_mc"])
+    ratio, slack = scores[name]["sd_ratio"], 3 * scores[name]["sd_ratio_mc"]
+    if abs(ratio - 1) > RATIO + slack:
+        yield (
+            abs(ratio - 1) / RATIO,
+            f"the sd of {name} is {ratio:.2f} of the reference's (believed within "
+            f"{1 - RATIO:.1f} to {1 + RATIO:.1f}): try a richer guide or NUTS",
+        )
+
+
+def _unmixed(scores: Scores) -> Iterator[tuple[float, str]]:
+    name = max(scores, key=lambda p: np.nan_to_num(scores[p]["r_hat"]))
+    r_hat = scores[name]["r_hat"]
+    if r_hat > R_HAT:
+        yield (
+            r_hat / R_HAT,
+            f"the chains disagree on {name} (R-hat {r_hat:.3f}, at most {R_HAT}): "
+            "take more warm-up steps, or look for several modes",
+        )
+
+
+def _too_few(scores: Scores) -> Iterator[tuple[float, str]]:
+    name = min(scores, key=lambda p: scores[p]["ess"])
+    ess = scores[name]["ess"]
+    if ess < ESS:
+        yield (
+            ESS / max(ess, 1.0),
+            f"{name} has an effective sample size of {ess:.0f} (at least {ESS}): take more draws",
+        )
+
+
+def _divergent(divergences: int) -> Iterator[tuple[float, str]]:
+    if divergences:
+        yield (
+            float(divergences),
+            f"{divergences} divergent transitions: raise target_accept_prob, or write the model "
+            "in other coordinates",
+        )
 
 
 def _worst(scores: list[dict[str, float]]) -> dict[str, float]:
     """Return the worst of each score over parameters; means and sds belong to none."""
     error = max(scores, key=lambda s: abs(s["error"]))
-    ratio = max(scores, key=lambda s: abs(np.log(max(s["sd_ratio"], 1e-300))))
+    ratio = max(scores, key=lambda s: abs(s["sd_ratio"] - 1))
     return {
         "error": error["error"],
         "error_mc": error["error_mc"],
         "sd_ratio": ratio["sd_ratio"],
         "sd_ratio_mc": ratio["sd_ratio_mc"],
         "ess": min(s["ess"] for s in scores),
-        "r_hat": max(s["r_hat"] for s in scores),
+        "r_hat": max((s["r_hat"] for s in scores), key=np.nan_to_num),
     }
 
 

@@ -26,7 +26,7 @@ from pplvae.density import bandwidth as rules
 from pplvae.validation import Array, as_points, check_one_of, check_positive
 
 BANDWIDTHS: dict[str, rules.Rule] = {"scott": rules.scott, "silverman": rules.silverman}
-_TILE = (256, 2048)  # queries, points: a tile of exponents is 4 MiB
+_TILE = (128, 2048)  # queries, points: a tile of exponents is 2 MiB
 _EXPONENT_ERROR = 1e-10  # nats that a matrix product may lose to cancellation
 
 

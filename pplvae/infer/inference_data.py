@@ -32,6 +32,9 @@ def convert(groups: Groups, attributes: dict[str, Any]) -> Any:
         warnings.filterwarnings("ignore", message="More chains", category=UserWarning)
         tree = az.from_dict(groups) if _is_one(az) else az.from_dict(**groups)
     tree["posterior"].attrs.update(attributes)
+    for name, value in groups.get("observed_data", {}).items():
+        if not value.ndim:  # ArviZ gives it an axis
+            tree["observed_data"][name] = tree["observed_data"][name].squeeze(drop=True)
     return tree
 
 

@@ -71,8 +71,10 @@ def fit(
             )  # fmt: skip
             mcmc.run()
             diverging = torch.zeros(num_draws, dtype=torch.bool)
-            diverging[kernel.diagnostics()["divergences"]] = True
-            chains.append((mcmc.get_samples(), diverging))
+            diverging[mcmc.diagnostics()["divergences"]["chain 0"]] = True
+            # Pyro's step sizes have the default dtype, which can be wider than the model's.
+            samples = {n: v.to(potential.initial[n]) for n, v in mcmc.get_samples().items()}
+            chains.append((samples, diverging))
             meter.gradients += potential.calls
     draws = {name: torch.cat([found[name] for found, _ in chains]) for name in chains[0][0]}
     with untouched(seed):

@@ -23,7 +23,6 @@ from pyro.infer.autoguide import guides as autoguides
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pplvae import randomness
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
 from pplvae.infer.program import (
     BLOCK,
@@ -33,6 +32,7 @@ from pplvae.infer.program import (
     inspect,
     runs_together,
     sample_sites,
+    untouched,
 )
 from pplvae.infer.unconstrained import init_strategy
 from pplvae.optimize import cosine, minimize
@@ -80,13 +80,13 @@ def fit(
 ) -> Posterior:
     """Fit a guide to the posterior of `model` and return independent draws from it.
 
-    Parameters of the model itself stay as they are in the caller's store.
+    The guide's parameters alone are trained; the model's stay as they are in Pyro's store.
 
     Args:
         model: A Pyro model with continuous latent sites.
         data: Its arguments.
         guide: "mean_field", "full_rank" or "low_rank" for a normal in unconstrained space, or a
-            Pyro guide of your own with the model's arguments; its parameters start afresh.
+            Pyro guide of your own with the model's arguments; its parameters start as they are.
         num_steps: Steps of Adam; the step size falls to 0 along a cosine.
         learning_rate: The first step size.
         num_particles: Draws from the guide in each step, evaluated together where the programs
@@ -108,13 +108,11 @@ def fit(
     """
     check_in_range("num_draws", num_draws, 1)
     meter = Meter()
-    store = pyro.get_param_store()
-    callers = store.get_state()
-    with store.scope(), randomness.scope(seed) as seed:
+    with untouched(seed) as seed:
+        _copy_parameters()
         program = inspect(model, *data)
         name, run = _as_guide(model, guide, program, init)
         leaves = _parameters(run, data)
-        _lend(callers)
         together = _run_together(model, run, data, program)
         elbo = Trace_ELBO(
             num_particles=num_particles, max_plate_nesting=program.max_plate_nesting,
@@ -141,11 +139,28 @@ def fit(
         )
 
 
+def _copy_parameters() -> None:
+    """Put copies in the place of the store's parameters, so that the originals are not trained."""
+    store = pyro.get_param_store()
+    state = store.get_state()
+    for name, value in state["params"].items():
+        state["params"][name] = value.detach().clone().requires_grad_()
+    store.set_state(state)
+
+
+def _forget(guide: str) -> None:
+    """Drop what another guide of this class has left: Pyro names their parameters alike."""
+    store = pyro.get_param_store()
+    for name in [name for name in store.keys() if name.startswith(f"{guide}.")]:
+        del store[name]
+
+
 def _as_guide(
     model: Model, guide: str | Model, program: Program, init: dict[str, Any] | None
 ) -> tuple[str, Model]:
     if isinstance(guide, str):
         check_one_of("guide", guide, GUIDES)
+        _forget(GUIDES[guide].__name__)
         made = GUIDES[guide](model, init_loc_fn=init_strategy(init, program))
         return guide.replace("_", "-"), made
     if init is not None:
@@ -163,14 +178,6 @@ def _parameters(guide: Model, data: tuple[Any, ...]) -> list[Tensor]:
     if not leaves:
         raise ValueError("guide must have a parameter to train, got none")
     return leaves
-
-
-def _lend(state: Any) -> None:
-    """Show the caller's parameters to the model, but for names that the guide has taken."""
-    store = pyro.get_param_store()
-    for kind, named in state.items():
-        state[kind] = {name: value for name, value in named.items() if name not in store}
-    store.set_state(state)
 
 
 def _run_together(model: Model, guide: Model, data: tuple[Any, ...], program: Program) -> bool:

@@ -8,8 +8,8 @@ Each latent site θ is mapped to u = T(θ) by a smooth bijection onto the reals,
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import pyro
+import torch
 from pyro.infer.autoguide.initialization import init_to_uniform, init_to_value
 from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor

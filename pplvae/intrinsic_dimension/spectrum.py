@@ -74,21 +74,23 @@ def pca(x: Array, variance_fraction: float = 0.95) -> Spectrum:
     x = as_points(x, min_points=2)
     if not 0 < variance_fraction <= 1:
         raise ValueError(f"variance_fraction must be in (0, 1], got {variance_fraction}")
-    # Twice, because the mean of large numbers is itself rounded.
-    shift = x[0] + (x - x[0]).mean(dim=0)
-    _, singular, directions = torch.linalg.svd(_square(x - shift), full_matrices=False)
+    # In two steps, because the mean of large numbers is itself rounded.
+    from_first = x - x[0]
+    shift = from_first.mean(dim=0)
+    _, singular, directions = torch.linalg.svd(_square(from_first - shift), full_matrices=False)
     rank = min(len(x) - 1, x.shape[1])
     eigenvalues = singular[:rank].square() / (len(x) - 1)
     if not eigenvalues.sum() > 0:
         raise ValueError(f"x must vary, got {len(x)} copies of one point")
     held = eigenvalues.cumsum(0) / eigenvalues.sum()
-    dimension = int((held < variance_fraction - 1e-12).sum()) + 1
+    rounding = rank * torch.finfo(x.dtype).eps
+    dimension = int((held < variance_fraction - rounding).sum()) + 1
     return Spectrum(
         dimension=min(dimension, rank),
         variance_fraction=variance_fraction,
         eigenvalues=eigenvalues,
         directions=_oriented(directions[:rank]),
-        mean=shift,
+        mean=x[0] + shift,
     )
 
 

@@ -1,5 +1,6 @@
 """One look: colors that color-blind people tell apart, quiet axes, one color per method."""
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,26 @@ def axes(ax: "Axes | None", size: tuple[float, float] = (5.0, 3.4)) -> "Axes":
         _, ax = plt.subplots(figsize=size, layout="constrained")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def panels(num: int, columns: int = 1, size: tuple[float, float] = (4.8, 2.9)) -> "list[Axes]":
+    """Return `num` axes of one figure in rows, each `size` inches."""
+    from matplotlib import pyplot as plt
+
+    rows = -(-num // columns)
+    figure = plt.figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    return [figure.add_subplot(rows, columns, i + 1) for i in range(num)]
+
+
+def png(ax: "Axes", dots_per_inch: int = 160) -> bytes:
+    """Return the figure that `ax` belongs to as PNG, and close it."""
+    from matplotlib import pyplot as plt
+
+    figure, stream = ax.get_figure(root=True), io.BytesIO()
+    assert figure is not None
+    figure.savefig(stream, format="png", dpi=dots_per_inch, bbox_inches="tight")
+    plt.close(figure)
+    return stream.getvalue()
 
 
 def array(x: Any) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Which latent variables explain them?"""
 
 import torch
-from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
 from pplvae import plots, vae
@@ -59,7 +58,8 @@ def _latent_dim_for(study: Study) -> int:
 
 def _train(study: Study, x: Tensor, kind: str, latent_dim: int) -> vae.VAEFit:
     small = x.shape[1] <= 100
-    likelihood = vae.Bernoulli("dynamic") if kind == "bernoulli" else vae.Gaussian()
+    gaussian = vae.Gaussian(start=max(x.std().item(), 0.01))
+    likelihood = vae.Bernoulli("dynamic") if kind == "bernoulli" else gaussian
     model = vae.mlp(
         x.shape[1], latent_dim, hidden_dims=(200,) if small else (400,), likelihood=likelihood,
         dtype=x.dtype, seed=study.seed,
@@ -100,8 +100,8 @@ def _bounds(fit: vae.VAEFit, flat: vae.VAEFit) -> Table:
 
 
 def _figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
-    wide = MatplotlibFigure(figsize=(9.6, 2.9), layout="constrained")
-    curve = plots.training(fit.history, unit="nats per point", ax=wide.add_subplot())
+    (wide,) = plots.panels(1, size=(9.6, 2.9))
+    curve = plots.training(fit.history, unit="nats per point", ax=wide)
     pictures = [drawn("vae_training", "The bound while training.", curve, wide=True)]
     if study.dataset.is_image:
         pictures += _image_figures(study, x, fit, flat)

@@ -110,9 +110,10 @@ def prepared(x: Tensor, *, image: bool, standardize: bool) -> Tensor:
         return (x - low) / (high - low if high > low else 1.0)
     if not standardize:
         return x
-    x = x - x.mean(dim=0)
-    scale = x.std(dim=0)
-    return x / torch.where(scale > 0, scale, torch.ones_like(scale))
+    centered, scale = x - x.mean(dim=0), x.std(dim=0, correction=0)
+    # A constant column can have a standard deviation of rounding errors.
+    varies = (x.amin(dim=0) < x.amax(dim=0)) & (scale > 0)
+    return torch.where(varies, centered / scale, torch.zeros_like(centered))
 
 
 def _run(study: Study) -> list[Section]:
@@ -164,8 +165,7 @@ def _write(study: Study, sections: list[Section], folder: Path) -> Report:
     _clear(folder)
     for section in sections:
         for figure in section.figures:
-            picture = page.png(figure.figure)
-            _write_bytes(folder / "figures" / f"{figure.name}.png", picture)
+            _write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
         for name, posterior in section.posteriors.items():
             posterior.save(folder / "draws" / f"{name}.nc")
         if section.vae is not None:

@@ -15,6 +15,7 @@ TITLE = "Which clusters do they form?"
 MOST_POINTS = 5000
 MOST_AXES = 10
 MOST_COMPONENTS = 20
+SVI_STEPS = 1000
 PATIENCE = 3  # numbers of components to try beyond the best so far
 
 
@@ -30,8 +31,8 @@ def section(study: Study) -> Section:
     train, test = shuffled[:cut], shuffled[cut:]
     scores, fit = _best(train, study)
     bayes = svi.fit(
-        train, fit.mixture.num_components, start=fit.mixture, pointwise=False, seed=study.seed,
-        progress=study.progress,
+        train, fit.mixture.num_components, start=fit.mixture, num_steps=SVI_STEPS,
+        pointwise=False, seed=study.seed, progress=study.progress,
     )  # fmt: skip
     held_out = {
         "EM": fit.mixture.log_prob(test).mean().item(),

@@ -1,7 +1,6 @@
 """What is their density?"""
 
 import torch
-from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
 from pplvae import plots
@@ -46,11 +45,9 @@ def section(study: Study) -> Section:
 
 def _components(components: Tensor) -> Figure:
     num = min(4, components.shape[1])
-    columns = 2 if num > 1 else 1
-    rows = -(-num // columns)
-    figure = MatplotlibFigure(figsize=(4.6 * columns, 2.7 * rows), layout="constrained")
-    for i in range(num):
-        ax, values = figure.add_subplot(rows, columns, i + 1), components[:, i]
+    axes = plots.panels(num, columns=min(num, 2))
+    for i, ax in enumerate(axes):
+        values = components[:, i]
         grid = torch.linspace(values.min().item(), values.max().item(), 300, dtype=values.dtype)
         smooth = kernel.log_density(grid, values).exp()
         plots.histogram(histogram(values), curves={"kernel": (grid, smooth)}, ax=ax)
@@ -59,7 +56,7 @@ def _components(components: Tensor) -> Figure:
         "Density along the leading components: a histogram (Freedman–Diaconis) with its standard "
         "errors, and a Gaussian kernel estimate (Silverman)."
     )
-    return Figure("densities", caption, figure, wide=True)
+    return drawn("densities", caption, axes[0], wide=True)
 
 
 def _typical(study: Study, order: Tensor) -> list[Figure]:

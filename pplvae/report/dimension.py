@@ -13,6 +13,7 @@ from pplvae.report.section import Figure, Section, Study, Table, drawn
 
 TITLE = "How many dimensions do they have?"
 MANY = 5000  # ratios beyond which their log-likelihoods under every draw are not kept
+SVI_STEPS, NUM_DRAWS, WARMUP_STEPS = 1000, 1000, 200
 
 
 def section(study: Study) -> Section:
@@ -20,14 +21,14 @@ def section(study: Study) -> Section:
     pca = spectrum.pca(study.x)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        ratios = twonn.distance_ratios(study.x)
+        ratios = twonn.distance_ratios(study.x, progress=study.progress)
     line, best = twonn.linear_fit(ratios), twonn.maximum_likelihood(ratios, unbiased=True)
     posterior = twonn.posterior(ratios)
     study.dimension = posterior.dimension
     comparison = compare.methods(_posteriors(ratios, study))
     low, high = posterior.interval()
     answer = (
-        f"About {posterior.dimension:.1f}: TwoNN's posterior holds 95 % between {low:.2f} and "
+        f"About {posterior.dimension:.1f}: TwoNN's posterior holds 95% between {low:.2f} and "
         f"{high:.2f}, at the scale of the nearest neighbors. A linear subspace needs "
         f"{pca.dimension} of {study.x.shape[1]:,} directions for {pca.variance_fraction:.0%} of "
         "the variance."
@@ -62,16 +63,19 @@ def section(study: Study) -> Section:
 
 def _posteriors(ratios: Tensor, study: Study) -> dict[str, Posterior]:
     common = {"seed": study.seed, "pointwise": len(ratios) <= MANY}
-    draws, start = {"num_draws": 1000}, {"init": {"dimension": study.dimension}}
+    draws, start = {"num_draws": NUM_DRAWS}, {"init": {"dimension": study.dimension}}
     bar = {"progress": study.progress}
     return {
         "exact": exact.fit(twonn.model, ratios, **draws, **common),
-        "SVI": svi.fit(twonn.model, ratios, **draws, **start, **bar, **common),
+        "SVI": svi.fit(
+            twonn.model, ratios, num_steps=SVI_STEPS, **draws, **start, **bar, **common
+        ),
         "Laplace": laplace.fit(twonn.model, ratios, **draws, **start, **common),
         "NUTS": nuts.fit(
-            twonn.model, ratios, warmup_steps=200, num_chains=2, **draws, **start, **bar, **common
+            twonn.model, ratios, warmup_steps=WARMUP_STEPS, num_chains=2,
+            **draws, **start, **bar, **common,
         ),
-    }
+    }  # fmt: skip
 
 
 def _figures(

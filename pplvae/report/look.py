@@ -68,8 +68,8 @@ def _plane(study: Study, pca: spectrum.Spectrum) -> Figure:
     )
     first, second = (100 * pca.explained[:2]).tolist()
     ax.set(
-        xlabel=f"principal component 1 ({first:.0f} % of the variance)",
-        ylabel=f"principal component 2 ({second:.0f} %)",
+        xlabel=f"principal component 1 ({first:.0f}% of the variance)",
+        ylabel=f"principal component 2 ({second:.0f}%)",
     )
     caption = "The data on their two leading principal components"
     caption += ", colored by label." if few else "."

@@ -1,25 +1,11 @@
 """One self-contained HTML page from sections: pictures and style are inside it."""
 
 import base64
-import io
 import re
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pplvae.report.section import Section
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DOTS_PER_INCH = 160
-
-
-def png(figure: "Figure") -> bytes:
-    """Return a figure as PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
-    return stream.getvalue()
 
 
 def render(name: str, sections: list[Section]) -> str:
@@ -45,5 +31,5 @@ def _minus(text: str) -> str:
     return re.sub(r"(?<!\w)-(?=\d)", "−", text)
 
 
-def _data_uri(figure: "Figure") -> str:
-    return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pplvae import plots
 from pplvae.data import Dataset
 from pplvae.infer import Posterior
 from pplvae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as MatplotlibFigure
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,19 @@ class Figure:
     Attributes:
         name: Its file name without ending.
         caption: What it shows, in one or two sentences.
-        figure: Matplotlib's figure.
+        png: The picture itself.
         wide: Whether it takes the whole width of the page.
     """
 
     name: str
     caption: str
-    figure: "MatplotlibFigure"
+    png: bytes
     wide: bool = False
 
 
 def drawn(name: str, caption: str, ax: "Axes", *, wide: bool = False) -> Figure:
-    """Return the figure that `ax` belongs to, as a picture on the page."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    return Figure(name, caption, figure, wide)
+    """Return the figure that `ax` belongs to as a picture on the page."""
+    return Figure(name, caption, plots.png(ax), wide)
 
 
 @dataclass(frozen=True)

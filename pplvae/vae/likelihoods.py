@@ -92,19 +92,19 @@ class Gaussian(Likelihood):
     """Real x with the same standard deviation everywhere; the decoder gives the mean.
 
     Args:
-        scale: The standard deviation σ in units of x. Fixed where given, else learned, from 1 on
-            and never below 0.001: a likelihood without noise is unbounded.
+        scale: The standard deviation σ in units of x; learned where None.
+        start: Where a learned one begins, say the data's own standard deviation. It never falls
+            below 0.001: a likelihood without noise is unbounded.
     """
 
     LEAST = 1e-3
 
-    def __init__(self, scale: float | None = None) -> None:
+    def __init__(self, scale: float | None = None, *, start: float = 1.0) -> None:
         super().__init__()
-        if scale is not None:
-            check_positive("scale", scale)
+        first = start if scale is None else scale
+        check_positive("start" if scale is None else "scale", first)
         self.fixed = scale
-        log_scale = torch.tensor(0.0 if scale is None else math.log(scale))
-        self.log_scale = nn.Parameter(log_scale, requires_grad=scale is None)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(first)), requires_grad=scale is None)
 
     @property
     def scale(self) -> Tensor:

@@ -35,10 +35,10 @@ def test_silverman_in_more_dimensions() -> None:
     data = torch.randn(200, 3) * torch.tensor([1.0, 5.0, 0.1])
     iqr = torch.as_tensor(np.subtract(*np.percentile(data.numpy(), [75, 25], axis=0)))
     spread = torch.minimum(data.std(dim=0), iqr / 1.34)
-    expected = 0.84973 * spread * (4 / (5 * 200)) ** (1 / 7)
+    expected = 0.9 / 1.059224 * spread * (4 / (5 * 200)) ** (1 / 7)
     found = bandwidth.silverman(data)
     assert found.shape == (3,)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)  # .84973 has five digits
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0.0)  # (4/3)^(1/5) to seven digits
 
 
 def test_scott_agrees_with_scipy() -> None:

@@ -70,7 +70,7 @@ def test_error_is_that_of_a_count() -> None:
 
 
 def test_error_covers_the_truth_as_often_as_one_standard_deviation_does() -> None:
-    # 4000 histograms of 1000 uniform points in 10 bins: each count is Binomial(1000, 1/10), so the
+    # 400 histograms of 1000 uniform points in 10 bins: each count is Binomial(1000, 1/10), so the
     # chance that it is within its own square root of 100 is known.
     edges = torch.linspace(0, 1, 11)
     hits = 0

@@ -39,9 +39,10 @@ def test_agrees_with_scipy_in_one_dimension() -> None:
 
 def test_agrees_with_scikit_learn_in_ten_dimensions() -> None:
     data, x = torch.randn(300, 10), 2 * torch.randn(20, 10)
-    theirs = KernelDensity(bandwidth=0.7, rtol=0.0).fit(data.numpy()).score_samples(x.numpy())
-    found = kernel.log_density(x, data, 0.7)
-    torch.testing.assert_close(found, torch.as_tensor(theirs), rtol=0, atol=1e-10)
+    # In one leaf: between leaves its bounds cancel, and cost 0.006 nats here even at rtol=0.
+    reference = KernelDensity(bandwidth=0.7, rtol=0.0, leaf_size=300).fit(data.numpy())
+    theirs = torch.as_tensor(reference.score_samples(x.numpy()))
+    torch.testing.assert_close(kernel.log_density(x, data, 0.7), theirs, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("width", [0.5, 1e-3, 1e-8])
@@ -116,7 +117,7 @@ def test_keeps_single_precision() -> None:
 
 @pytest.mark.parametrize("bandwidth", [0.0, -1.0, float("nan"), float("inf")])
 def test_refuses_a_bandwidth_that_is_not_positive(bandwidth: float) -> None:
-    with pytest.raises(ValueError, match="bandwidth must be positive, got"):
+    with pytest.raises(ValueError, match=r"bandwidth must be (positive|finite), got"):
         kernel.log_density(torch.zeros(1, 1), torch.zeros(2, 1), bandwidth)
 
 

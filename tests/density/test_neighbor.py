@@ -34,8 +34,8 @@ def test_a_copy_of_the_data_is_other_points() -> None:
 
 
 def test_has_the_mean_and_spread_of_a_gamma_law() -> None:
-    # Uniform on a torus that ends nowhere: N p V_d r_k^d ~ Gamma(k), so log of the estimate has mean
-    # log k - ψ(k) and variance ψ'(k). 2000 far queries in 200,000 points on a circle of length one.
+    # Uniform on a circle of length one, N p V_d r_k^d ~ Gamma(k): the log of the estimate has mean
+    # log k - ψ(k) and variance ψ'(k).
     k, num_points, num_queries = 10, 200_000, 2000
     data = torch.rand(num_points)
     wrapped = torch.cat([data[data > 0.9] - 1, data, data[data < 0.1] + 1])

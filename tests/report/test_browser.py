@@ -6,23 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from pplvae import data
-from pplvae.report import Report, build
+from pplvae.report import Report
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")),
     reason="needs chromium and chromedriver (Debian's packages chromium and chromium-driver)",
 )
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    torch.set_default_dtype(torch.float32)
-    digits = data.digits().subset(torch.arange(300))
-    folder = tmp_path_factory.mktemp("page")
-    return build(digits, folder, num_components=10, num_epochs=2, seed=0, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +38,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_reads_well_at_any_width(browser: Any, report: Report, width: int) -> None:
-    show(browser, report.page, width)
+def test_reads_well_at_any_width(browser: Any, digits_report: Report, width: int) -> None:
+    show(browser, digits_report.page, width)
     assert browser.execute_script("return window.innerWidth") == width
     overflow = browser.execute_script(
         "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -64,8 +54,8 @@ def test_reads_well_at_any_width(browser: Any, report: Report, width: int) -> No
     assert not errors
 
 
-def test_every_question_is_one_click_away(browser: Any, report: Report) -> None:
-    show(browser, report.page, 1280)
+def test_every_question_is_one_click_away(browser: Any, digits_report: Report) -> None:
+    show(browser, digits_report.page, 1280)
     for link in browser.find_elements("css selector", "nav a"):
         anchor = link.get_attribute("href").split("#")[1]
         assert browser.find_elements("css selector", f"section#{anchor} h2")

@@ -1,0 +1,29 @@
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pplvae import data
+from pplvae.report import Report, build, clusters, dimension
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_steps() -> Iterator[None]:
+    """Engines that run just long enough to answer: their accuracy is tested where they live."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dimension, "SVI_STEPS", 100)
+        patch.setattr(dimension, "NUM_DRAWS", 60)
+        patch.setattr(dimension, "WARMUP_STEPS", 40)
+        patch.setattr(clusters, "SVI_STEPS", 30)
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """A report on some of the digits."""
+    torch.set_default_dtype(torch.float32)
+    digits = data.digits().subset(torch.arange(300))
+    folder = tmp_path_factory.mktemp("digits")
+    return build(
+        digits, folder, latent_dim=3, num_components=10, num_epochs=2, seed=0, progress=False
+    )
