@@ -116,6 +116,7 @@ def minimize(
     *,
     num_epochs: int,
     learning_rate: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
     schedule: Schedule = constant,
     clip_norm: float | None = None,
     validate: Callable[[], Tensor] | None = None,
@@ -136,6 +137,7 @@ def minimize(
             `minibatches`; by default an epoch is one step.
         num_epochs: Most passes over the batches.
         learning_rate: Adam's step size.
+        betas: Adam's memory of the gradient and of its square, each in [0, 1).
         schedule: Factor on the step size in an epoch, as a function of the progress in [0, 1].
         clip_norm: Largest Euclidean norm of the whole gradient.
         validate: The validation loss, shape (), computed after each epoch on the same random
@@ -164,7 +166,7 @@ def minimize(
         check_in_range("patience", patience, 1)
         if validate is None:
             raise ValueError(f"patience needs a validation loss, got {patience} without one")
-    run = _Run(list(parameters), learning_rate, seed)
+    run = _Run(list(parameters), learning_rate, betas, seed)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         run.load(path, seed)
@@ -206,7 +208,13 @@ def _check(
 class _Run:
     """The state of a minimization: all that a checkpoint must hold."""
 
-    def __init__(self, parameters: list[Tensor], learning_rate: float, seed: int | None) -> None:
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        learning_rate: float,
+        betas: tuple[float, float],
+        seed: int | None,
+    ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self.parameters:
             raise ValueError("parameters must hold at least 1 that requires a gradient, got 0")
@@ -215,7 +223,9 @@ class _Run:
         _copy_into(self.parameters, [distributed.from_first(p) for p in self.parameters])
         # The fused kernel reads memory in order: it corrupts a leaf that is a strided view.
         fused = all(parameter.is_contiguous() for parameter in self.parameters)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, fused=fused)
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=self.learning_rate, betas=betas, fused=fused
+        )
         self.losses: list[float] = []
         self.validation: list[float] = []
         self.best: list[Tensor] | None = None
@@ -265,7 +275,8 @@ class _Run:
         self.losses.append(_finite("loss", mean, epoch))
 
     def step(self, loss: Tensor, clip_norm: float | None) -> Tensor:
-        self.optimizer.zero_grad()
+        for parameter in self.parameters:
+            parameter.grad = None
         loss.backward(inputs=self.parameters)
         self.average_gradients()
         if clip_norm is not None:

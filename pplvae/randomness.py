@@ -4,6 +4,7 @@ A stochastic call takes `seed`. An int gives the same draws every time, on any n
 None takes a fresh seed from the operating system, so that the global generator never advances.
 """
 
+import hashlib
 import random
 import secrets
 from collections.abc import Iterator
@@ -32,8 +33,8 @@ def resolve(seed: int | None) -> int:
 
 def derive(seed: int, *place: int) -> int:
     """Return a seed for one place in a computation (an epoch, a rank) far from the others."""
-    # As a spawn key, because SeedSequence([seed]) and SeedSequence([seed, 0]) are the same one.
-    return int(np.random.SeedSequence(seed, spawn_key=place).generate_state(1)[0])
+    digest = hashlib.blake2b(repr((seed, *place)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest)
 
 
 def generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:

@@ -66,6 +66,11 @@ def train_in_two_goes(checkpoint: Path) -> dict[str, list[float]]:
     raise AssertionError("the run was to be interrupted")
 
 
+def writes(checkpoint: Path) -> bool:
+    train(num_epochs=1, checkpoint=checkpoint)
+    return checkpoint.exists()
+
+
 def refused(**options: Any) -> str:
     try:
         minibatches(torch.zeros(4), **options)
@@ -89,6 +94,7 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
         "watched": watched(num_rows=11, batch_size=4),
         "uneven": train_unevenly(),
         "resumed": train_in_two_goes(folder / "run"),
+        "wrote": writes(folder / f"by-{rank}"),
         "refused": refused(batch_size=1),
     }
     dist.destroy_process_group()
@@ -168,6 +174,10 @@ def test_an_interrupted_run_resumes_on_all_processes_to_the_same_bits(
     # `trained` started rank 1 elsewhere: all start where rank 0 does.
     for rank in ranks:
         assert rank["resumed"] == rank["trained"]
+
+
+def test_only_the_first_process_writes(ranks: list[dict[str, Any]]) -> None:
+    assert [rank["wrote"] for rank in ranks] == [True, False]
 
 
 def test_refuses_batches_smaller_than_the_number_of_processes(

@@ -89,7 +89,7 @@ def test_reseeding_starts_the_global_generator() -> None:
 
 
 def test_every_place_has_its_own_seed() -> None:
-    """NumPy's SeedSequence([5]) and SeedSequence([5, 0]) coincide; ours may not."""
+    """Also (5,) and (5, 0), which coincide in NumPy's SeedSequence."""
     places = [(), *product(range(40)), *product(range(40), range(3))]
     seeds = {randomness.derive(seed, *place) for seed in (0, 1, 5) for place in places}
     # 483 seeds among 2^32: any two coincide by chance with probability 3e-5, and these are fixed.

@@ -1,13 +1,14 @@
 """What the engines ask of a Pyro model: its sites, and log p(x, θ) of many draws at once.
 
 A model is only a function. One run of it under a trace shows the latent sites and their shapes,
-the observed ones, and how deep its plates nest; the same model conditioned on all draws together,
-inside one more plate, gives their log joint.
+the observed ones, and how deep its plates nest; the same model conditioned on draws gives their
+log joint.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pyro
@@ -20,7 +21,9 @@ from pplvae import randomness
 
 Model: TypeAlias = Callable[..., Any]
 Draws: TypeAlias = dict[str, Tensor]
+One: TypeAlias = Callable[[Draws], dict[tuple[str, str], Tensor]]  # what is said of one draw
 
+TOLERANCE = 1e-4, 1e-4  # relative and absolute: right, not equal to the bit
 BLOCK = 2**18  # log-likelihood terms computed at once; each may need many numbers on its way
 
 
@@ -125,8 +128,8 @@ def evaluate(
 ) -> Evaluation:
     """Return what `model` says of draws of its latent sites, in blocks of bounded memory.
 
-    The draws of a block share one run; a model that cannot take them together, or then says
-    something else than when it takes them alone, is run draw by draw.
+    The draws of a block share one run, by `torch.func.vmap`. A model that does not bear it, or
+    then says something else than of each draw alone, is run draw by draw.
 
     Args:
         model: The model.
@@ -135,17 +138,45 @@ def evaluate(
         pointwise: Whether to keep the S × N log-likelihoods.
     """
     program = inspect(model, *data)
-    parts = []
-    with torch.no_grad():
-        run = _together if runs_together(model, data, program, draws) else _one_by_one
-        for block in _blocks(program, draws):
-            part = run(model, data, program, block)
-            parts.append(part if pointwise else replace(part, log_likelihood={}))
+
+    def one(draw: Draws) -> dict[tuple[str, str], Tensor]:
+        trace: Any = poutine.trace(poutine.condition(model, draw)).get_trace(*data)
+        trace.compute_log_prob()
+        found = {("log_joint", ""): trace.log_prob_sum()}
+        found |= {("value", n): trace.nodes[n]["value"] for n in program.deterministic}
+        if pointwise:
+            found |= {("log_prob", n): trace.nodes[n]["log_prob"] for n in program.observed}
+        return found
+
+    with torch.no_grad(), poutine.block():
+        run = _together if _bears_vmap(one, draws) else _one_by_one
+        parts = [run(one, block) for block in _blocks(program, draws)]
+    found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return Evaluation(
-        log_joint=torch.cat([part.log_joint for part in parts]),
-        log_likelihood=_join([part.log_likelihood for part in parts]),
-        deterministic=_join([part.deterministic for part in parts]),
+        log_joint=found["log_joint", ""],
+        log_likelihood={name: v for (kind, name), v in found.items() if kind == "log_prob"},
+        deterministic={name: v for (kind, name), v in found.items() if kind == "value"},
     )
+
+
+def runs_in_plate(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> bool:
+    """Return whether a model is right of draws of shapes (S, …) inside one more plate, outermost.
+
+    That is how Pyro evaluates several particles at once.
+    """
+    depth, size = program.max_plate_nesting, num_draws(draws)
+    placed = {
+        name: draws[name].reshape(size, *[1] * (depth - program.batch_dims[name]), *shape)
+        for name, shape in program.latent.items()
+    }
+    with torch.no_grad(), poutine.block():
+        alone = [_log_joint(model, data, {n: v[s] for n, v in draws.items()}) for s in range(size)]
+        try:
+            with pyro.plate("_draws", size, dim=-1 - depth):
+                together = _log_joint(model, data, placed, size)
+        except Exception:  # what is wrong with the model itself has been raised above
+            return False
+    return torch.allclose(together, torch.cat(alone), *TOLERANCE, equal_nan=True)
 
 
 def sample_sites(trace: Any) -> dict[str, Any]:
@@ -175,72 +206,33 @@ def _blocks(program: Program, draws: Draws) -> Iterator[Draws]:
         yield {name: value[start : start + size] for name, value in draws.items()}
 
 
-def _join(parts: list[Draws]) -> Draws:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def runs_together(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> bool:
-    """Return whether a model says of some draws together what it says of each alone."""
+def _bears_vmap(one: One, draws: Draws) -> bool:
     some = {name: value[:2] for name, value in draws.items()}
-    alone = _one_by_one(model, data, program, some)
+    alone = _one_by_one(one, some)
     try:
-        together = _together(model, data, program, some)
-    except Exception:  # a model is anyone's code; what is wrong with it in itself is raised above
+        together = _together(one, some)
+    except Exception:  # a model is anyone's code; what is wrong with it has been raised above
         return False
-    pairs = [(together.log_joint, alone.log_joint)]
-    pairs += [(together.log_likelihood[n], alone.log_likelihood[n]) for n in program.observed]
-    pairs += [(together.deterministic[n], alone.deterministic[n]) for n in program.deterministic]
-    return all(torch.allclose(a, b, 1e-4, 1e-4, equal_nan=True) for a, b in pairs)
+    return all(
+        torch.allclose(together[key], alone[key], *TOLERANCE, equal_nan=True) for key in alone
+    )
 
 
-def _together(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> Evaluation:
-    size, depth = num_draws(draws), program.max_plate_nesting
-    with poutine.block(), pyro.plate("_draws", size, dim=-1 - depth):
-        placed = _place(program, draws)
-        trace = poutine.trace(poutine.condition(model, placed)).get_trace(*data)
-    return _read(program, trace, size)
+def _together(one: One, draws: Draws) -> dict[tuple[str, str], Tensor]:
+    # Checks look at values, which vmap forbids; warnings the caller has seen from one draw.
+    with pyro.validation_enabled(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.func.vmap(one)(draws)
 
 
-def _place(program: Program, draws: Draws) -> Draws:
-    """Return draws with their axis S left of all plates, ready to condition a model on."""
-    depth = program.max_plate_nesting
-    return {
-        name: draws[name].reshape(-1, *[1] * (depth - program.batch_dims[name]), *shape)
-        for name, shape in program.latent.items()
-    }
+def _one_by_one(one: One, draws: Draws) -> dict[tuple[str, str], Tensor]:
+    results = [one({n: v[s] for n, v in draws.items()}) for s in range(num_draws(draws))]
+    return {key: torch.stack([result[key] for result in results]) for key in results[0]}
 
 
-def _read(program: Program, trace: Any, size: int) -> Evaluation:
-    """Return what a trace of the model says, run with `size` draws in one outermost plate."""
+def _log_joint(model: Model, data: tuple[Any, ...], draws: Draws, size: int = 1) -> Tensor:
+    """Return log p(x, θ), shape (size,), of draws on the outermost axis."""
+    trace: Any = poutine.trace(poutine.condition(model, draws)).get_trace(*data)
     trace.compute_log_prob()
-    sites = sample_sites(trace)
-    terms = [
-        site["log_prob"].reshape(size, -1).sum(dim=1)
-        for name, site in sites.items()
-        if name not in program.deterministic
-    ]
-    return Evaluation(
-        log_joint=torch.stack(terms).sum(dim=0),
-        log_likelihood={
-            name: sites[name]["log_prob"].reshape(torch.Size([size]) + shape)
-            for name, shape in program.batch_shapes.items()
-        },
-        deterministic={
-            name: sites[name]["value"].reshape(torch.Size([size]) + shape)
-            for name, shape in program.deterministic.items()
-        },
-    )
-
-
-def _one_by_one(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> Evaluation:
-    parts = []
-    for s in range(num_draws(draws)):
-        point = {name: value[s] for name, value in draws.items()}
-        with poutine.block():
-            trace = poutine.trace(poutine.condition(model, point)).get_trace(*data)
-        parts.append(_read(program, trace, 1))
-    return Evaluation(
-        log_joint=torch.cat([part.log_joint for part in parts]),
-        log_likelihood=_join([part.log_likelihood for part in parts]),
-        deterministic=_join([part.deterministic for part in parts]),
-    )
+    sites = [s for s in sample_sites(trace).values() if not s["infer"].get("_deterministic")]
+    return torch.stack([s["log_prob"].reshape(size, -1).sum(dim=1) for s in sites]).sum(dim=0)

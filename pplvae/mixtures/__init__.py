@@ -1,5 +1,6 @@
 """Gaussian mixtures: one model, one file per way of fitting it."""
 
+from pplvae.mixtures import em, svi
 from pplvae.mixtures.model import GaussianMixture, model
 
-__all__ = ["GaussianMixture", "model"]
+__all__ = ["GaussianMixture", "em", "model", "svi"]

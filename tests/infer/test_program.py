@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pplvae.infer import program
-from pplvae.infer.program import evaluate, inspect, runs_together, untouched
+from pplvae.infer.program import evaluate, inspect, runs_in_plate, untouched
 
 X = torch.linspace(-1.0, 2.0, 21, dtype=torch.float64).reshape(7, 3).sin()
 Y = torch.linspace(0.0, 1.0, 7, dtype=torch.float64).cos()
@@ -147,11 +147,22 @@ def test_says_of_all_draws_what_pyro_says_of_each(
         torch.testing.assert_close(value, torch.stack([t.nodes[name]["value"] for t in traces]))
 
 
-def test_knows_which_models_take_several_draws_at_once() -> None:
+def test_knows_which_models_take_several_draws_in_a_plate() -> None:
     for name, (model, data) in CASES.items():
         draws = latent(prior_draws(model, data, 2))
-        together = runs_together(model, tuple(data), inspect(model, *data), draws)
+        together = runs_in_plate(model, tuple(data), inspect(model, *data), draws)
         assert together == (name in TOGETHER), name
+
+
+def test_many_draws_take_few_runs() -> None:
+    runs = []
+
+    def counted(x: Tensor, y: Tensor) -> None:
+        runs.append(1)
+        regression(x, y)
+
+    evaluate(counted, (X, Y), {"w": torch.randn(1000, 3)})
+    assert len(runs) < 10
 
 
 def test_the_order_of_the_draws_does_not_matter() -> None:
