@@ -31,7 +31,7 @@ from pplvae.intrinsic_dimension import spectrum, twonn
 from pplvae.mixtures import em
 
 SMOKE = bool(os.environ.get("PPLVAE_SMOKE"))  # a short run, to check that everything runs
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # on arrays this small a second thread costs more than it gives
 plt.rcParams["figure.dpi"] = 110
 quiet = {"seed": 0, "progress": False}
 
@@ -77,7 +77,7 @@ posteriors = {
     "SVI": svi.fit(twonn.model, ratios, init={"dimension": 5.0}, num_steps=steps, **quiet),
     "Laplace": laplace.fit(twonn.model, ratios, seed=0),
     "NUTS": nuts.fit(
-        twonn.model, ratios, init={"dimension": 5.0}, num_draws=20 if SMOKE else 500,
+        twonn.model, ratios, init={"dimension": 5.0}, num_draws=20 if SMOKE else 400,
         warmup_steps=20 if SMOKE else 150, num_chains=2, **quiet,
     ),
 }  # fmt: skip
@@ -86,7 +86,8 @@ comparison.plot("dimension").set_xlabel("intrinsic dimension d")
 comparison
 
 # %% [markdown]
-# `failures()` says in words what the table says in numbers. All of it goes to ArviZ as well.
+# `failures()` says in plain words which method failed which check, and what to try. All of it goes
+# to ArviZ as well.
 
 # %%
 print(comparison.failures() or "no method failed a check")
@@ -110,7 +111,7 @@ curves = {
     ),
 }
 ax = plots.histogram(histogram(first), curves=curves)
-ax.set_xlabel("principal component 1")
+_ = ax.set_xlabel("principal component 1")
 # %% [markdown]
 # In all 64 columns at once a kernel is hopeless, but the data do not fill them: with the dimension
 # from TwoNN the distance to the 10th neighbor gives a density, and with it the most typical digits
@@ -164,7 +165,7 @@ figure, axes = plt.subplots(2, 1, figsize=(9.5, 3.0), layout="constrained")
 plots.pairs(shown, model.reconstruct(shown), digits.shape, ax=axes[0])
 axes[0].set_title("held-out digits over their reconstructions", fontsize=10)
 plots.mosaic(model.sample(40, noise=False, seed=0), digits.shape, columns=20, ax=axes[1])
-axes[1].set_title("new ones", fontsize=10)
+_ = axes[1].set_title("new ones", fontsize=10)
 # %% [markdown]
 # With two latent variables the learned manifold can be seen: an even grid on the unit square, pushed
 # through the inverse normal distribution function and decoded.
@@ -175,4 +176,4 @@ vae.fit(flat, x, num_epochs=2 if SMOKE else 200, **quiet)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.8), layout="constrained")
 plots.manifold(vae.manifold.grid(flat, 18), digits.shape, ax=left)
 plots.points(flat.encode(x), digits.labels, ax=right)
-right.set(xlabel="$z_1$", ylabel="$z_2$")
+_ = right.set(xlabel="$z_1$", ylabel="$z_2$")

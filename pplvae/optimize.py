@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pplvae import distributed, randomness
 from pplvae.storage import write_atomically

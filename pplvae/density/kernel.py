@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pplvae.density import bandwidth as rules
 from pplvae.validation import Array, as_points, check_one_of, check_positive

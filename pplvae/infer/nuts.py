@@ -37,7 +37,7 @@ def fit(
     Args:
         model: A Pyro model with continuous latent sites.
         data: Its arguments.
-        num_draws: Draws S kept in each chain.
+        num_draws: Draws S kept in each chain, at least 4.
         warmup_steps: Steps before them, which set the step size and the mass matrix.
         num_chains: Chains C.
         target_accept_prob: Acceptance rate that the step size is set for; higher is more careful.
@@ -51,7 +51,7 @@ def fit(
         The posterior, with `diverging` and `lp` (the log joint) among its statistics. There is no
         log evidence: the sampler does not know the normalizer.
     """
-    check_in_range("num_draws", num_draws, 1)
+    check_in_range("num_draws", num_draws, 4)
     check_in_range("num_chains", num_chains, 1)
     check_in_range("warmup_steps", warmup_steps, 0)
     check_in_range("max_tree_depth", max_tree_depth, 1)

@@ -118,10 +118,14 @@ def fit(
         program = inspect(model, *data)
         name, run = _as_guide(model, guide, program, init)
         leaves = _parameters(run, data)
-        together = _run_in_plate(model, run, data, program)
+        anatomy = _check_covers(run, data, program)
+        some, _ = _draw(run, data, anatomy, 2, together=False)
+        # Pyro's own guides run in a plate, but their sites are not to be set from outside.
+        together = anatomy is program or runs_in_plate(run, data, anatomy, some)
+        both = together and runs_in_plate(model, data, program, some)
         elbo = Trace_ELBO(
             num_particles=num_particles, max_plate_nesting=program.max_plate_nesting,
-            vectorize_particles=together and num_particles > 1,
+            vectorize_particles=both and num_particles > 1,
         )  # fmt: skip
         loss = negative_elbo(model, run, elbo)
         history = minimize(
@@ -186,17 +190,15 @@ def _parameters(guide: Model, data: tuple[Any, ...]) -> list[Tensor]:
     return leaves
 
 
-def _run_in_plate(model: Model, guide: Model, data: tuple[Any, ...], program: Program) -> bool:
-    """Whether model and guide give right answers for several draws at once."""
-    own = not isinstance(guide, autoguides.AutoGuide)
-    guided = inspect(guide, *data) if own else program
-    missing = [name for name in program.latent if name not in guided.latent]
+def _check_covers(guide: Model, data: tuple[Any, ...], program: Program) -> Program:
+    """Return the anatomy of a guide, which must sample all latent sites of the model."""
+    if isinstance(guide, autoguides.AutoGuide):
+        return program
+    anatomy = inspect(guide, *data)
+    missing = [name for name in program.latent if name not in anatomy.latent]
     if missing:
         raise ValueError(f"guide must sample every latent site of the model, got no {missing}")
-    draws, _ = _draw(guide, data, guided, 2, together=False)
-    return runs_in_plate(model, data, program, draws) and (
-        not own or runs_in_plate(guide, data, guided, draws)
-    )
+    return anatomy
 
 
 def _draw(

@@ -34,7 +34,7 @@ def training(history: History, *, unit: str = "nats", ax: "Axes | None" = None) 
     ax.set(xlabel="epoch", ylabel=f"ELBO in {unit}")
     if top > bottom:
         ax.set_ylim(bottom, top + 0.08 * (top - bottom))
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(loc="lower right", edgecolor="none", framealpha=0.9)
     return ax
 
 

@@ -29,12 +29,12 @@ def ratios() -> Tensor:
 
 def test_finds_the_posterior_of_a_dimension(ratios: Tensor) -> None:
     found = nuts.fit(
-        twonn.model, ratios, num_draws=700, warmup_steps=300, num_chains=2, seed=0, progress=False
+        twonn.model, ratios, num_draws=600, warmup_steps=200, num_chains=2, seed=0, progress=False
     )
     law, draws = twonn.posterior(ratios), found.draws["dimension"]
     row = found.summary().loc["dimension"]
-    # NUTS has no bias; some 500 effective draws know the mean to 0.045 sd and the sd to 3 %.
-    assert row["ess_bulk"] > 300
+    # NUTS has no bias; some 400 effective draws know the mean to 0.05 sd and the sd to 3 %.
+    assert row["ess_bulk"] > 250
     assert row["r_hat"] < 1.02
     assert abs(draws.mean() - law.mean) / law.stddev < 0.2
     assert 0.9 < draws.std() / law.stddev < 1.1
@@ -52,14 +52,14 @@ def test_finds_it_from_every_seed(seed: int, ratios: Tensor) -> None:
 
 def test_agrees_with_the_closed_form_of_a_regression(data: tuple[Tensor, Tensor]) -> None:
     found = nuts.fit(
-        regression, *data, num_draws=800, warmup_steps=200, num_chains=1, seed=0, progress=False
+        regression, *data, num_draws=500, warmup_steps=100, num_chains=1, seed=0, progress=False
     )
     x, y = data
     covariance = torch.linalg.inv(torch.eye(3) + x.mT @ x / 0.25)
     draws = found.draws["w"][0]
     sds = covariance.diagonal().sqrt()
     errors = (draws.mean(dim=0) - covariance @ (x.mT @ y / 0.25)) / sds
-    # At least 400 effective draws: the mean is known to 0.05 sd, the sd to 3.5 %.
+    # At least 300 effective draws: the mean is known to 0.06 sd, the sd to 4 %.
     assert errors.abs().max() < 0.2
     torch.testing.assert_close(draws.std(dim=0) / sds, torch.ones(3), rtol=0, atol=0.15)
 
@@ -72,12 +72,12 @@ def test_stays_on_the_simplex() -> None:
 
     labels = torch.tensor([0] * 20 + [1] * 30 + [2] * 50)
     found = nuts.fit(
-        model, labels, num_draws=300, warmup_steps=150, num_chains=1, seed=0, progress=False
+        model, labels, num_draws=150, warmup_steps=60, num_chains=1, seed=0, progress=False
     )
     draws = found.draws["probs"][0]
-    torch.testing.assert_close(draws.sum(dim=1), torch.ones(300))
-    # Dirichlet(21, 31, 51): sds about 0.045, and 150 effective draws know a mean to 0.004.
-    assert (draws.mean(dim=0) - torch.tensor([21.0, 31.0, 51.0]) / 103).abs().max() < 0.016
+    torch.testing.assert_close(draws.sum(dim=1), torch.ones(150))
+    # Dirichlet(21, 31, 51): sds about 0.045, and 50 effective draws know a mean to 0.007.
+    assert (draws.mean(dim=0) - torch.tensor([21.0, 31.0, 51.0]) / 103).abs().max() < 0.025
 
 
 def test_a_chain_is_the_same_alone_and_among_others(ratios: Tensor) -> None:
@@ -91,7 +91,7 @@ def test_a_chain_is_the_same_alone_and_among_others(ratios: Tensor) -> None:
 
 def test_the_last_seed_has_a_next_one(ratios: Tensor) -> None:
     found = nuts.fit(
-        twonn.model, ratios, num_draws=2, warmup_steps=2, num_chains=2, seed=2**32 - 1,
+        twonn.model, ratios, num_draws=4, warmup_steps=2, num_chains=2, seed=2**32 - 1,
         progress=False,
     )  # fmt: skip
     assert found.num_chains == 2
@@ -147,14 +147,14 @@ def test_starts_at_init_without_moving_it() -> None:
 
 def test_runs_without_warm_up(ratios: Tensor) -> None:
     found = nuts.fit(
-        twonn.model, ratios, num_draws=3, warmup_steps=0, num_chains=1, seed=0, progress=False
+        twonn.model, ratios, num_draws=4, warmup_steps=0, num_chains=1, seed=0, progress=False
     )
     assert found.draws["dimension"].isfinite().all()
 
 
 def test_refuses_impossible_settings(ratios: Tensor) -> None:
     for name, value, rule in (
-        ("num_draws", 0, "at least 1"),
+        ("num_draws", 3, "at least 4"),
         ("num_chains", 0, "at least 1"),
         ("warmup_steps", -1, "at least 0"),
         ("max_tree_depth", 0, "at least 1"),
