@@ -6,6 +6,7 @@ imported where it is used: the import takes seconds and announces itself with a 
 
 import re
 import warnings
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def convert(groups: Groups, attributes: dict[str, Any]) -> Any:
     az = _arviz()
     with warnings.catch_warnings():
         # One chain of few draws is an honest result here; ArviZ takes it for a transposed array.
-        warnings.filterwarnings("ignore", message="More chains", category=UserWarning)
+        warnings.filterwarnings("ignore", message="More chains|Found chain", category=UserWarning)
         tree = az.from_dict(groups) if _is_one(az) else az.from_dict(**groups)
     tree["posterior"].attrs.update(attributes)
     for name, value in groups.get("observed_data", {}).items():
@@ -85,8 +86,7 @@ def scalars(posterior: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def diagnose(draws: np.ndarray) -> dict[str, float]:
     """Return bulk and tail ESS and R-hat of draws (chain, draw); R-hat is nan for one chain."""
-    az = _arviz()
-    stats = az.array_stats if _is_one(az) else az
+    stats = _array_stats()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {
@@ -132,6 +132,12 @@ def _plain(value: Any) -> Any:
 def _is_one(az: ModuleType) -> bool:
     version = re.match(r"\d+", az.__version__)
     return version is not None and int(version.group()) >= 1
+
+
+def _array_stats() -> Any:
+    """Return what has ArviZ's `ess` and `rhat` of plain arrays (chain, draw)."""
+    az = _arviz()
+    return import_module("arviz_stats.base").array_stats if _is_one(az) else az
 
 
 def _arviz() -> ModuleType:

@@ -174,9 +174,7 @@ def _as_guide(
         made = GUIDES[guide](model, init_loc_fn=init_strategy(init, program))
         return guide.replace("_", "-"), made
     if init is not None:
-        raise ValueError(
-            f"init is for the library's guides, got it with a guide of your own: {init}"
-        )
+        raise ValueError(f"init must be None with a guide of your own, got {init}")
     return "own guide", guide
 
 

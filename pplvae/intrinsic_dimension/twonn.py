@@ -237,7 +237,7 @@ def posterior(ratios: Array, concentration: float = 1.0, rate: float = 0.01) -> 
 
     Example:
         >>> posterior(torch.tensor([2.0, 4.0, 1.5]))
-        GammaPosterior(d = 1.603, 95 % in [0.4369, 3.514])
+        GammaPosterior(d = 1.603, 95 % in [0.4368, 3.514])
     """
     check_in_range("concentration", concentration, 0.0)
     check_in_range("rate", rate, 0.0)

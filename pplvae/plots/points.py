@@ -71,6 +71,7 @@ def mixture(x: Array, mixture: GaussianMixture, *, ax: "Axes | None" = None) -> 
 def _colors(num: int) -> list[tuple[float, ...]]:
     from matplotlib import colormaps
 
-    if num <= 10:
-        return [colormaps["tab10"](i) for i in range(num)]
+    if num <= 20:
+        palette = colormaps["tab10" if num <= 10 else "tab20"]
+        return [palette(i) for i in range(num)]
     return [colormaps["turbo"](i) for i in np.linspace(0.05, 0.95, num)]

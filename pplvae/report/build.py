@@ -5,6 +5,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ STAGES: list[tuple[str, str, Stage]] = [
     ("clusters", clusters.TITLE, clusters.section),
     ("vae", autoencoder.TITLE, autoencoder.section),
 ]
+SMALL = 500_000  # numbers in a data set
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,24 @@ def prepared(x: Tensor, *, image: bool, standardize: bool) -> Tensor:
 
 def _run(study: Study) -> list[Section]:
     started, cpu, sections = time.perf_counter(), time.process_time(), []
-    with tqdm(STAGES, desc="report", unit="stage", disable=not study.progress) as bar:
+    bar = tqdm(STAGES, desc="report", unit="stage", disable=not study.progress)
+    with bar, _threads(study.x.numel()):
         for name, title, stage in bar:
             bar.set_description(f"report: {title}")
             sections.append(attempt(name, title, stage, study))
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     return [*sections, _provenance(study, sections, wall, cpu)]
+
+
+@contextmanager
+def _threads(size: int) -> Iterator[None]:
+    """Keep to one thread on small data: there a second one waits more than it works."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if size < SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _provenance(study: Study, sections: list[Section], wall: float, cpu: float) -> Section:

@@ -29,12 +29,12 @@ def ratios() -> Tensor:
 
 def test_finds_the_posterior_of_a_dimension(ratios: Tensor) -> None:
     found = nuts.fit(
-        twonn.model, ratios, num_draws=600, warmup_steps=200, num_chains=2, seed=0, progress=False
+        twonn.model, ratios, num_draws=400, warmup_steps=100, num_chains=2, seed=0, progress=False
     )
     law, draws = twonn.posterior(ratios), found.draws["dimension"]
     row = found.summary().loc["dimension"]
-    # NUTS has no bias; some 400 effective draws know the mean to 0.05 sd and the sd to 3 %.
-    assert row["ess_bulk"] > 250
+    # NUTS has no bias; some 250 effective draws know the mean to 0.06 sd and the sd to 5 %.
+    assert row["ess_bulk"] > 200
     assert row["r_hat"] < 1.02
     assert abs(draws.mean() - law.mean) / law.stddev < 0.2
     assert 0.9 < draws.std() / law.stddev < 1.1
@@ -52,14 +52,14 @@ def test_finds_it_from_every_seed(seed: int, ratios: Tensor) -> None:
 
 def test_agrees_with_the_closed_form_of_a_regression(data: tuple[Tensor, Tensor]) -> None:
     found = nuts.fit(
-        regression, *data, num_draws=500, warmup_steps=100, num_chains=1, seed=0, progress=False
+        regression, *data, num_draws=400, warmup_steps=80, num_chains=1, seed=0, progress=False
     )
     x, y = data
     covariance = torch.linalg.inv(torch.eye(3) + x.mT @ x / 0.25)
     draws = found.draws["w"][0]
     sds = covariance.diagonal().sqrt()
     errors = (draws.mean(dim=0) - covariance @ (x.mT @ y / 0.25)) / sds
-    # At least 300 effective draws: the mean is known to 0.06 sd, the sd to 4 %.
+    # At least 250 effective draws: the mean is known to 0.06 sd, the sd to 4 %.
     assert errors.abs().max() < 0.2
     torch.testing.assert_close(draws.std(dim=0) / sds, torch.ones(3), rtol=0, atol=0.15)
 

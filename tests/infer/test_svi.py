@@ -62,7 +62,7 @@ def assert_is_the_posterior_of_the_dimension(found: Posterior, ratios: Tensor) -
 
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
 def test_finds_the_posterior_of_a_dimension(guide: str, ratios: Tensor) -> None:
-    found = quiet(twonn.model, ratios, guide=guide, num_steps=600)
+    found = quiet(twonn.model, ratios, guide=guide, num_steps=500)
     assert_is_the_posterior_of_the_dimension(found, ratios)
 
 
@@ -76,7 +76,7 @@ def test_finds_it_from_every_seed(guide: str, seed: int) -> None:
 
 
 def test_full_rank_is_exact_where_the_posterior_is_normal(data: tuple[Tensor, Tensor]) -> None:
-    found = quiet(broadcast_regression, *data)
+    found = quiet(broadcast_regression, *data, num_steps=500)
     law, evidence = closed_form(*data)
     draws = found.draws["w"][0]
     errors = (draws.mean(dim=0) - law.mean) / law.stddev
@@ -92,7 +92,7 @@ def test_full_rank_is_exact_where_the_posterior_is_normal(data: tuple[Tensor, Te
 
 def test_mean_field_finds_the_means_and_the_conditional_sds(data: tuple[Tensor, Tensor]) -> None:
     x = data[0] @ torch.tensor([[1.0, 0.9, 0.0], [0.0, 0.4, 0.0], [0.0, 0.0, 1.0]])
-    found = quiet(broadcast_regression, x, data[1], guide="mean_field")
+    found = quiet(broadcast_regression, x, data[1], guide="mean_field", num_steps=500)
     law, evidence = closed_form(x, data[1])
     draws = found.draws["w"][0]
     assert ((draws.mean(dim=0) - law.mean) / law.stddev).abs().max() < 0.15
@@ -118,7 +118,7 @@ def test_stays_on_the_simplex() -> None:
         with pyro.plate("data", len(labels)):
             pyro.sample("labels", dist.Categorical(probs), obs=labels)
 
-    found = quiet(model, torch.tensor([0] * 20 + [1] * 30 + [2] * 50), num_steps=500)
+    found = quiet(model, torch.tensor([0] * 20 + [1] * 30 + [2] * 50), num_steps=300)
     draws = found.draws["probs"][0]
     torch.testing.assert_close(draws.sum(dim=1), torch.ones(4000))
     # Dirichlet(21, 31, 51): means 21/103, 31/103, 51/103, sds about 0.045.
@@ -136,7 +136,7 @@ def own_guide(ratios: Tensor) -> None:
 
 def test_a_guide_of_one_s_own_is_trained(ratios: Tensor) -> None:
     # The guide's family holds the posterior, so that all its draws weigh the same.
-    found = quiet(twonn.model, ratios[:100], guide=own_guide, learning_rate=0.02)
+    found = quiet(twonn.model, ratios[:100], guide=own_guide, num_steps=500)
     law = twonn.posterior(ratios[:100])
     assert found.draws["dimension"].mean() == pytest.approx(law.mean, abs=0.1 * law.stddev)
     assert found.log_evidence == pytest.approx(law.log_evidence, abs=0.01)

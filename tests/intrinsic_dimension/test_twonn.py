@@ -166,19 +166,19 @@ def test_maximum_likelihood_is_where_the_likelihood_is_greatest() -> None:
 
 def test_the_unbiased_estimate_has_the_mean_and_variance_it_claims() -> None:
     estimates = [
-        twonn.maximum_likelihood(row, unbiased=True) for row in pareto(5.0, 4000, 12).unbind()
+        twonn.maximum_likelihood(row, unbiased=True) for row in pareto(5.0, 2000, 12).unbind()
     ]
     values = torch.tensor([fit.dimension for fit in estimates])
     sd = 5.0 / math.sqrt(10)
-    assert values.mean() == pytest.approx(5.0, abs=4 * sd / math.sqrt(4000))
+    assert values.mean() == pytest.approx(5.0, abs=4 * sd / math.sqrt(2000))
     # d²/(N − 2) at the estimate exceeds the variance by 1 + 1/(N − 2), the estimate's own spread;
-    # over 4000 draws of a skewed law each side is known to about 3 %.
+    # over 2000 draws of a skewed law each side is known to about 4 %.
     claimed = torch.tensor([fit.standard_error for fit in estimates]).square().mean()
-    assert claimed / values.var() == pytest.approx(1.1, abs=0.12)
+    assert claimed / values.var() == pytest.approx(1.1, abs=0.2)
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
-    repeats, prob = 2000, 0.9
+    repeats, prob = 1500, 0.9
     covered = 0
     for ratios in pareto(5.0, repeats, 20).unbind():
         low, high = twonn.maximum_likelihood(ratios, prob=prob).interval

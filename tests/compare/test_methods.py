@@ -1,0 +1,216 @@
+import math
+from functools import partial
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+from pplvae import compare
+from pplvae.infer import Cost, Posterior, exact, laplace, nuts, svi
+from pplvae.intrinsic_dimension import twonn
+
+SD = torch.tensor([1.0, 0.1, 20.0], dtype=torch.float64)
+
+
+def by_hand(draws: Tensor, **rest: object) -> Posterior:
+    return Posterior({"locs": draws}, **rest)  # pyright: ignore
+
+
+def normal(chains: int = 1, num: int = 4000) -> Tensor:
+    return torch.randn(chains, num, 3) * SD + 5.0
+
+
+@pytest.fixture
+def truth() -> Posterior:
+    return by_hand(normal())
+
+
+def test_a_table_of_four_methods_on_one_problem() -> None:
+    ratios = dist.Pareto(torch.tensor(1.0), 3.0).sample((300,))
+    quick = partial(svi.fit, twonn.model, ratios, num_steps=400, seed=0, progress=False)
+    found = compare.methods({
+        "exact": exact.fit(twonn.model, ratios, seed=0),
+        "SVI": quick(),
+        "Laplace": laplace.fit(twonn.model, ratios, seed=0),
+        "NUTS": nuts.fit(
+            twonn.model, ratios, num_draws=150, warmup_steps=80, num_chains=2, seed=0,
+            progress=False,
+        ),
+    })  # fmt: skip
+    table = found.table()
+    assert list(table.index) == ["exact", "SVI", "Laplace", "NUTS"]
+    law = twonn.posterior(ratios)
+    # NUTS has the fewest effective draws, about 120: 0.09 sd and 6 %.
+    assert (table["mean"] - law.mean).abs().max() < 0.3 * law.stddev
+    assert (table["sd"] / law.stddev - 1).abs().max() < 0.2
+    assert table.loc["exact", "log_evidence"] == law.log_evidence
+    # log d is skewed by −1/√301, which Laplace's formula pays with 1/(12·301) nat.
+    assert table.loc["Laplace", "log_evidence"] == pytest.approx(law.log_evidence, abs=1e-3)
+    assert math.isnan(table.loc["NUTS", "log_evidence"])
+    assert table.loc["exact", "gradients"] == 0
+    assert (table["cpu_seconds"] > 0).all()
+    assert not any("the mean" in said or "the sd" in said for said in found.failures())
+
+
+def test_errors_are_in_reference_sds(truth: Posterior) -> None:
+    moved = by_hand(truth.draws["locs"] * 1.2 + 0.3 * SD - 5.0 * 0.2)
+    table = compare.methods({"exact": truth, "moved": moved}).table("locs[1]")
+    assert table.loc["exact", "error"] == 0.0
+    assert table.loc["exact", "sd_ratio"] == 1.0
+    # The draws' own mean is not 5 but within 1/√4000 sd of it, and 1.2 moves that by a fifth.
+    assert table.loc["moved", "error"] == pytest.approx(0.3, abs=0.02)
+    assert table.loc["moved", "sd_ratio"] == pytest.approx(1.2)
+
+
+def test_scores_are_as_sure_as_they_say() -> None:
+    errors, ratios, claimed = [], [], []
+    for _ in range(60):
+        pair = {"exact": by_hand(normal(num=1000)), "again": by_hand(normal(num=500))}
+        for score in compare.methods(pair).scores["again"].values():
+            errors.append(score["error"])
+            ratios.append(score["sd_ratio"])
+            claimed.append((score["error_mc"], score["sd_ratio_mc"]))
+    for values, mc in zip((errors, ratios), torch.tensor(claimed).mean(dim=0), strict=True):
+        # 180 scores know their own sd to 5 %, and sizes estimated from draws add about as much.
+        assert torch.tensor(values).std() / mc == pytest.approx(1.0, abs=0.25)
+
+
+def test_says_nothing_of_exact_against_exact(truth: Posterior) -> None:
+    assert compare.methods({"exact": truth, "again": by_hand(normal())}).failures() == []
+    assert compare.methods({"exact": truth}).failures() == []
+
+
+def test_a_false_alarm_is_rare() -> None:
+    alarms = 0
+    for _ in range(40):
+        fair = by_hand(normal(chains=4, num=250))
+        alarms += bool(compare.methods({"exact": by_hand(normal()), "fair": fair}).failures())
+    # R-hat's limit of 1.01 is what chance comes near: a few per cent on chains of 250.
+    assert alarms <= 4
+
+
+def test_catches_a_narrow_posterior(truth: Posterior) -> None:
+    draws = normal()
+    draws[..., 1] = 5.0 + 0.8 * (draws[..., 1] - 5.0)
+    (said,) = compare.methods({"exact": truth, "VI": by_hand(draws)}).failures()
+    assert said.startswith("VI: the sd of locs[1] is 0.")
+    assert "try a richer guide or NUTS" in said
+
+
+def test_catches_a_wide_posterior(truth: Posterior) -> None:
+    wide = by_hand(1.3 * (normal() - 5.0) + 5.0)
+    (said,) = compare.methods({"exact": truth, "VI": wide}).failures()
+    assert "of the reference's (believed within 0.9 to 1.1)" in said
+
+
+@pytest.mark.parametrize(("shift", "word"), [(0.5, "above"), (-0.5, "below")])
+def test_catches_a_shifted_mean(truth: Posterior, shift: float, word: str) -> None:
+    draws = normal()
+    draws[..., 2] += shift * SD[2]
+    (said,) = compare.methods({"exact": truth, "VI": by_hand(draws)}).failures()
+    assert said.startswith("VI: the mean of locs[2] lies 0.")
+    assert f"reference sds {word} the reference (believed up to 0.2)" in said
+
+
+def test_catches_chains_that_have_not_mixed(truth: Posterior) -> None:
+    draws = normal(chains=4, num=1000)
+    draws[0, :, 0] += 0.5
+    failures = compare.methods({"exact": truth, "NUTS": by_hand(draws)}).failures()
+    assert any("NUTS: the chains disagree on locs[0] (R-hat 1." in said for said in failures)
+
+
+def test_catches_divergences(truth: Posterior) -> None:
+    diverging = torch.zeros(1, 4000, dtype=torch.bool)
+    diverging[0, :7] = True
+    bad = by_hand(normal(), sample_stats={"diverging": diverging})
+    found = compare.methods({"exact": truth, "NUTS": bad})
+    assert found.table().loc["NUTS", "divergences"] == 7
+    (said,) = found.failures()
+    assert said.startswith("NUTS: 7 divergent transitions: raise target_accept_prob")
+
+
+def test_catches_too_few_draws(truth: Posterior) -> None:
+    (said,) = compare.methods({"exact": truth, "short": by_hand(normal(num=150))}).failures()
+    assert "short: locs[" in said
+    assert "(at least 400): take more draws" in said
+
+
+def test_catches_a_point_mass(truth: Posterior) -> None:
+    point = by_hand(torch.full((1, 4000, 3), 5.0))
+    (said,) = compare.methods({"exact": truth, "MAP": point}).failures()
+    assert "the sd of locs" in said
+    assert "is 0.00 of the reference's" in said
+
+
+def test_the_worst_comes_first(truth: Posterior) -> None:
+    off = by_hand(normal() + 3.0 * SD)
+    narrow = by_hand(0.7 * (normal() - 5.0) + 5.0)
+    failures = compare.methods({"exact": truth, "narrow": narrow, "off": off}).failures()
+    assert [said.split(":")[0] for said in failures] == ["off", "narrow"]
+
+
+def test_constant_entries_are_left_out() -> None:
+    def triangular() -> Posterior:
+        return Posterior({"tril": torch.randn(1, 1000, 2, 2).tril()})
+
+    found = compare.methods({"exact": triangular(), "again": triangular()})
+    assert found.parameters == ["tril[0, 0]", "tril[1, 0]", "tril[1, 1]"]
+    assert found.failures() == []
+
+
+def test_a_table_of_several_parameters_holds_the_worst(truth: Posterior) -> None:
+    draws = normal()
+    draws[..., 1] += 0.6 * SD[1]
+    found = compare.methods({"exact": truth, "VI": by_hand(draws)})
+    worst, one = found.table(), found.table("locs[1]")
+    assert worst.loc["VI", "error"] == one.loc["VI", "error"]
+    assert "mean" not in worst
+    assert one.loc["VI", "mean"] == pytest.approx(draws[..., 1].mean().item())
+
+
+def test_any_method_may_be_the_reference(truth: Posterior) -> None:
+    found = compare.methods({"NUTS": truth, "VI": by_hand(normal())}, reference="NUTS")
+    assert found.reference == "NUTS"
+    assert repr(found).startswith("Comparison against NUTS\n")
+    assert "<table" in found._repr_html_()
+
+
+def test_costs_are_the_posterior_s_own(truth: Posterior) -> None:
+    dear = by_hand(normal(), cost=Cost(2.5, 3.0, 77), log_evidence=-4.0)
+    table = compare.methods({"exact": truth, "dear": dear}).table()
+    assert table.loc["dear", "cpu_seconds"] == 2.5
+    assert table.loc["dear", "gradients"] == 77
+    assert table.loc["dear", "log_evidence"] == -4.0
+
+
+def test_the_picture_has_a_curve_for_every_method(truth: Posterior) -> None:
+    pytest.importorskip("pplvae.density.kernel")
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.use("agg")
+    found = compare.methods({"exact": truth, "VI": by_hand(normal())})
+    ax = found.plot("locs[2]")
+    assert [line.get_label() for line in ax.get_lines()] == ["exact", "VI"]
+    assert ax.get_xlabel() == "locs[2]"
+    assert found.plot(ax=ax) is ax
+    plt.close("all")
+
+
+def test_refuses_what_cannot_be_compared(truth: Posterior) -> None:
+    with pytest.raises(ValueError, match=r"reference must be one of \['VI'\], got 'exact'"):
+        compare.methods({"VI": truth})
+    other = Posterior({"scale": torch.randn(1, 100)})
+    with pytest.raises(ValueError, match=r"share their parameters, got \['scale'\] for other and"):
+        compare.methods({"exact": truth, "other": other})
+    with pytest.raises(ValueError, match="reference must vary, got 'exact' of constant draws"):
+        compare.methods({"exact": by_hand(torch.ones(1, 10, 3))})
+    with pytest.raises(ValueError, match="locs of broken must be finite, got 12000 nan or inf"):
+        compare.methods({"exact": truth, "broken": by_hand(normal() * math.nan)})
+    with pytest.raises(ValueError, match="draws in a chain of short must be at least 4, got 3"):
+        compare.methods({"exact": truth, "short": by_hand(normal(num=3))})
+    found = compare.methods({"exact": truth})
+    for call in (found.table, found.plot):
+        with pytest.raises(ValueError, match=r"parameter must be one of \['locs\[0\]'.*got 'loc'"):
+            call("loc")
