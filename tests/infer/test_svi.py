@@ -9,6 +9,8 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from torch import Tensor
 
 from pplvae.infer import Posterior, svi
+from pplvae.infer.program import inspect
+from pplvae.infer.unconstrained import init_strategy
 from pplvae.intrinsic_dimension import twonn
 
 
@@ -147,15 +149,15 @@ def test_a_guide_of_one_s_own_is_trained(ratios: Tensor) -> None:
 def test_a_guide_that_cannot_take_several_draws_is_run_for_each(ratios: Tensor) -> None:
     def guide(ratios: Tensor) -> None:
         loc = pyro.param("loc", torch.tensor([1.0, 0.0]))
-        hidden = pyro.sample("hidden", dist.Normal(loc[1], 0.05), infer={"is_auxiliary": True})
+        hidden = pyro.sample("hidden", dist.Normal(loc[1], 0.2), infer={"is_auxiliary": True})
         center = loc[0] + hidden.reshape(-1)[0]  # of several draws, the first
         pyro.sample("dimension", dist.LogNormal(center, 0.07))
 
     found = quiet(twonn.model, ratios, guide=guide, num_steps=50, num_particles=2, num_draws=200)
     logs = found.draws["dimension"][0].log()
-    # Of one common center the draws would have the sd 0.07, not √(0.07² + 0.05²) = 0.086; 200
-    # draws know it to 5 %.
-    assert logs.std() == pytest.approx(0.086, rel=0.15)
+    # Of one common center the draws would have the sd 0.07, not √(0.07² + 0.2²) = 0.21; 200 draws
+    # know it to 5 %.
+    assert logs.std() == pytest.approx(0.21, rel=0.2)
 
 
 def test_an_automatic_guide_of_pyro_s_serves(ratios: Tensor) -> None:
@@ -191,6 +193,18 @@ def test_starts_at_a_copy_of_init(data: tuple[Tensor, Tensor]) -> None:
     assert start.tolist() == [5.0, -5.0, 5.0]
     # The guide starts with sds of 0.1.
     assert (found.draws["w"][0].mean(dim=0) - start).abs().max() < 0.05
+
+
+def test_a_guide_that_moves_its_start_in_place_does_not_move_the_caller_s(
+    data: tuple[Tensor, Tensor],
+) -> None:
+    start = torch.zeros(3)
+    strategy = init_strategy({"w": start}, inspect(broadcast_regression, *data))
+    with pyro.get_param_store().scope():
+        guide = AutoNormal(broadcast_regression, init_loc_fn=strategy)
+        guide(*data)
+        guide.locs.w_unconstrained.data += 1.0
+    assert start.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_same_start_gives_the_same_fit_whatever_its_dtype(data: tuple[Tensor, Tensor]) -> None:

@@ -52,10 +52,11 @@ def test_the_dimension_is_the_least_that_holds_the_fraction(x: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_plane_has_the_dimension_of_the_plane(dtype: torch.dtype) -> None:
-    plane = turned(torch.cat([torch.randn(500, 4), torch.zeros(500, 16)], dim=1)).to(dtype)
-    found = pca(plane, 1.0)
-    assert found.dimension == 4
-    assert (found.eigenvalues[4:] < 1e-11).all()
+    for _ in range(10):
+        plane = turned(torch.cat([torch.randn(200, 4), torch.zeros(200, 16)], dim=1)).to(dtype)
+        found = pca(plane, 1.0)
+        assert found.dimension == 4
+        assert (found.eigenvalues[4:] < 1e-11).all()
 
 
 def test_data_wider_than_long_have_no_more_components_than_points(x: Tensor) -> None:
