@@ -26,7 +26,8 @@ check: $(READY)
 notebooks: $(READY)
 	$(BIN)/jupytext --to ipynb --update-metadata '{"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}' --execute notebooks/*.py
 
-# torch goes first and alone, pinned: asked for with the rest it could bring gigabytes of CUDA.
+# torch goes first and alone, pinned, so that a CPU build at hand is taken; where pip knows of none,
+# point it to PyTorch's CPU index first, or it brings gigabytes of CUDA.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)

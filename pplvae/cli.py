@@ -23,7 +23,8 @@ def report(
     data: Annotated[
         str,
         typer.Argument(
-            help="digits, mnist:DIR, frey:FILE, cifar10:DIR, or a .npy, .npz, .csv, .parquet file."
+            help="digits, mnist:DIR, frey:FILE, cifar10:DIR (mnist:DIR:test for the test images), "
+            "manifold:NAME, or a .npy, .npz, .csv or .parquet file."
         ),
     ] = "digits",
     out: Annotated[Path, typer.Option(help="Folder to write the page to.")] = Path("report"),
@@ -60,7 +61,7 @@ def report(
             likelihood=likelihood, num_epochs=num_epochs, standardize=standardize,
             device=_device(device), seed=seed, progress=progress,
         )  # fmt: skip
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         typer.echo(f"pplvae: {error}", err=True)
         raise typer.Exit(2) from error
     for section in done.sections:
@@ -76,8 +77,8 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros((), device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device must be one that torch has here, got {name!r}") from error
     return name
 

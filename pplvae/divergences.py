@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pplvae.randomness import scope
-from pplvae.validation import Array, as_tensor, check_in_range, check_positive
+from pplvae.validation import Array, as_tensor, check_in_range, check_positive, check_whole
 
 
 def discrete_kl(p: Array, q: Array) -> Tensor:
@@ -136,7 +136,7 @@ def monte_carlo_kl(
         ValueError: If there are fewer than 2 draws, the event shapes differ, or a draw is outside
             the support of a q that validates its arguments.
     """
-    check_in_range("num_samples", num_samples, 2)
+    check_whole("num_samples", num_samples, 2)
     if p.event_shape != q.event_shape:
         shapes = f"{tuple(p.event_shape)} and {tuple(q.event_shape)}"
         raise ValueError(f"p and q must share their event shape, got {shapes}")

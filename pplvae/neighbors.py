@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pplvae.validation import Array, as_points, check_in_range
+from pplvae.validation import Array, as_points, check_whole
 
 TREE_MAX_DIM = 8  # up to here the k-d tree wins on a CPU, measured on normal data
 _BLOCK_BYTES = 2**27  # what a block of work may take
@@ -97,7 +97,7 @@ def neighbors(
     if seekers.shape[1] != x.shape[1]:
         raise ValueError(f"x and queries must share D, got {x.shape[1]} and {seekers.shape[1]}")
     context = f"for {len(x)} points"
-    check_in_range("num_neighbors", num_neighbors, 1, len(x) - own, context=context)
+    check_whole("num_neighbors", num_neighbors, 1, len(x) - own, context=context)
     search = _Search(x, seekers, num_neighbors, own)
     by_tree = x.device.type == "cpu" and x.shape[1] <= TREE_MAX_DIM
     with torch.autocast(x.device.type, enabled=False):  # it would round the products

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from pplvae.validation import check_in_range, check_one_of
+from pplvae.validation import check_one_of, check_whole
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -36,7 +36,7 @@ def mlp(
     """
     dims = [in_dim, *hidden_dims, out_dim]
     for dim in dims:
-        check_in_range("layer sizes", dim, 1)
+        check_whole("layer sizes", dim, 1)
     check_one_of("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(dims[:-1]):

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pplvae import distributed, randomness
 from pplvae.storage import write_atomically
-from pplvae.validation import check_in_range, check_positive
+from pplvae.validation import check_in_range, check_positive, check_whole
 
 Batch: TypeAlias = Sequence[Tensor]
 Batches: TypeAlias = Callable[[torch.Generator], Iterable[Batch]]
@@ -96,7 +96,7 @@ def minibatches(*tensors: Tensor, batch_size: int) -> Batches:
     if len(sizes) != 1:
         raise ValueError(f"tensors must share their first axis, got lengths {sorted(sizes)}")
     (num_rows,) = sizes
-    check_in_range("batch_size", batch_size, distributed.world_size())
+    check_whole("batch_size", batch_size, distributed.world_size())
 
     def deal(generator: torch.Generator) -> Iterator[Batch]:
         world, rank = distributed.world_size(), distributed.rank()
@@ -107,6 +107,15 @@ def minibatches(*tensors: Tensor, batch_size: int) -> Batches:
                 yield [tensor[shared[rank::world]] for tensor in tensors]
 
     return deal
+
+
+def checkpoint_seed(path: str | os.PathLike[str]) -> int | None:
+    """Return the seed of the run that a checkpoint belongs to; None where there is no such file.
+
+    Raises:
+        ValueError: If the file is not a checkpoint.
+    """
+    return int(_read_checkpoint(Path(path))["seed"]) if Path(path).exists() else None
 
 
 def minimize(
@@ -163,7 +172,7 @@ def minimize(
     """
     _check(num_epochs, learning_rate, clip_norm, checkpoint_seconds)
     if patience is not None:
-        check_in_range("patience", patience, 1)
+        check_whole("patience", patience, 1)
         if validate is None:
             raise ValueError(f"patience needs a validation loss, got {patience} without one")
     run = _Run(list(parameters), learning_rate, betas, seed)
@@ -198,7 +207,7 @@ def minimize(
 def _check(
     num_epochs: int, learning_rate: float, clip_norm: float | None, checkpoint_seconds: float
 ) -> None:
-    check_in_range("num_epochs", num_epochs, 1)
+    check_whole("num_epochs", num_epochs, 1)
     check_positive("learning_rate", learning_rate)
     check_in_range("checkpoint_seconds", checkpoint_seconds, 0)
     if clip_norm is not None:

@@ -101,6 +101,19 @@ def check_in_range(
         raise ValueError(f"{name} must be {rule}{context and ' ' + context}, got {value}")
 
 
+def check_whole(
+    name: str, value: int, low: int, high: float = float("inf"), *, context: str = ""
+) -> None:
+    """Refuse a `value` that is no whole number, or one outside [low, high].
+
+    Raises:
+        ValueError: If it is not an integer (booleans are none either), or outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    check_in_range(name, value, low, high, context=context)
+
+
 def check_positive(name: str, value: float | Tensor) -> None:
     """Refuse a `value`, or a tensor with any entry, that is not positive and finite.
 

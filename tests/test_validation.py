@@ -11,6 +11,7 @@ from pplvae.validation import (
     check_in_range,
     check_one_of,
     check_positive,
+    check_whole,
 )
 
 
@@ -150,3 +151,15 @@ def test_refuses_an_unknown_word_and_lists_the_known() -> None:
     check_one_of("kernel", "cosine", {"uniform", "cosine"})
     with pytest.raises(ValueError, match=r"^kernel must be one of cosine, uniform, got 'cosin'$"):
         check_one_of("kernel", "cosin", {"uniform", "cosine"})
+
+
+@pytest.mark.parametrize("value", [2.0, 2.5, True, "2", None, np.float64(2.0)])
+def test_refuses_what_is_no_whole_number(value: object) -> None:
+    with pytest.raises(ValueError, match="num_draws must be a whole number, got"):
+        check_whole("num_draws", value, 1)  # type: ignore[arg-type]
+
+
+def test_takes_whole_numbers_in_range() -> None:
+    check_whole("num_draws", np.int64(3), 1, 3)
+    with pytest.raises(ValueError, match=r"num_draws must be in \[1, 3\] for 4 points, got 4"):
+        check_whole("num_draws", 4, 1, 3, context="for 4 points")

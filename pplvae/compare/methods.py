@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import torch
 
 from pplvae.infer import Posterior
 from pplvae.infer.inference_data import diagnose, scalars
@@ -135,8 +136,8 @@ def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Co
         reference: The name of the one to believe.
 
     Raises:
-        ValueError: If the reference is not among them or never varies, their parameters differ,
-            or one has nan or inf, or fewer than 4 draws in a chain.
+        ValueError: If the reference is not among them or never varies, their parameters or data
+            differ, or one has nan or inf, or fewer than 4 draws in a chain.
     """
     if reference not in posteriors:
         raise ValueError(f"reference must be one of {list(posteriors)}, got {reference!r}")
@@ -150,6 +151,7 @@ def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Co
                 f"posteriors must share their parameters, got {sorted(draws)} for {method} "
                 f"and {sorted(arrays[reference])} for {reference}"
             )
+        _check_same_data(posteriors[method], posteriors[reference], method, reference)
     standard = {name: _described(draws) for name, draws in truth.items()}
     return Comparison(
         dict(posteriors),
@@ -159,6 +161,29 @@ def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Co
             for method, draws in arrays.items()
         },
     )
+
+
+def _check_same_data(ours: Posterior, theirs: Posterior, method: str, reference: str) -> None:
+    """Refuse posteriors of different data, where both say what they have seen."""
+    if not ours.observed or not theirs.observed:
+        return
+    mine, yours = (
+        {name: value.detach().cpu().double() for name, value in posterior.observed.items()}
+        for posterior in (ours, theirs)
+    )
+    if mine.keys() != yours.keys():
+        raise ValueError(
+            f"posteriors must be of the same data, got sites {sorted(mine)} for {method} "
+            f"and {sorted(yours)} for {reference}"
+        )
+    for name, value in mine.items():
+        if value.shape != yours[name].shape or not torch.allclose(
+            value, yours[name], rtol=1e-6, atol=0, equal_nan=True
+        ):
+            raise ValueError(
+                f"posteriors must be of the same data, got another {name} for {method} "
+                f"than for {reference}"
+            )
 
 
 def _arrays(posterior: Posterior, method: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pplvae.data import charts
 from pplvae.randomness import generator
-from pplvae.validation import check_in_range, check_one_of
+from pplvae.validation import check_in_range, check_one_of, check_whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,15 +116,15 @@ def sample(
             into `ambient`, or a number is out of range.
     """
     check_one_of("name", name, NAMES)
-    check_in_range("num_samples", num_samples, 1)
+    check_whole("num_samples", num_samples, 1)
     check_in_range("noise", noise, 0.0, 1e100)
     family, source = FAMILIES[name], generator(seed)
     dimension = family.dimension if dimension is None else dimension
     low, high = (1, float("inf")) if family.free else (family.dimension, family.dimension)
-    check_in_range("dimension", dimension, low, high, context=f"for {name}")
+    check_whole("dimension", dimension, low, high, context=f"for {name}")
     x = family.chart(_draw(family.draw, num_samples, dimension + family.surplus, source))
     if ambient is not None:
-        check_in_range("ambient", ambient, x.shape[1], context=f"for {name}")
+        check_whole("ambient", ambient, x.shape[1], context=f"for {name}")
         x = x @ torch.linalg.qr(_draw(torch.randn, ambient, x.shape[1], source)).Q.T
     if noise > 0:
         x = x + noise * _draw(torch.randn, *x.shape, source)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pplvae.density.bandwidth import interquartile_range
-from pplvae.validation import Array, as_vector, check_in_range, check_one_of
+from pplvae.validation import Array, as_vector, check_one_of, check_whole
 
 EMPTY_LIMIT = -math.log(math.erfc(math.sqrt(0.5)) / 2)  # 1.841
 MAX_BINS = 100_000  # what the rule may ask for, unless there are more points
@@ -97,7 +97,7 @@ def _edges(x: Tensor, bins: str | int | Array) -> Tensor:
         bins = _freedman_diaconis(x)
     if not isinstance(bins, int | np.integer):
         return as_vector(bins, name="bins", min_size=2)
-    check_in_range("bins", bins, 1)
+    check_whole("bins", bins, 1)
     low, high = x.min().item(), x.max().item()
     if low == high:  # all in the middle of one unit
         low, high = low - 0.5, high + 0.5

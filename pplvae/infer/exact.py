@@ -7,7 +7,7 @@ independent distributions by site and log p(x):
     def solution(x, ...) -> exact.Solution: ...
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
 from pplvae.infer.program import Model, untouched
-from pplvae.validation import check_in_range
+from pplvae.validation import check_whole
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def fit(
     Raises:
         ValueError: If no answer is registered for the model.
     """
-    check_in_range("num_draws", num_draws, 1)
-    if model not in _SOLVERS:
+    check_whole("num_draws", num_draws, 1)
+    if not isinstance(model, Hashable) or model not in _SOLVERS:
         name = getattr(model, "__name__", repr(model))
         raise ValueError(
             f"model must have an exact answer registered with exact.solves, got {name}: "

@@ -85,15 +85,25 @@ def scalars(posterior: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def diagnose(draws: np.ndarray) -> dict[str, float]:
-    """Return bulk and tail ESS and R-hat of draws (chain, draw); R-hat is nan for one chain."""
+    """Return bulk and tail ESS and R-hat of draws (chain, draw).
+
+    R-hat is nan for one chain, and infinite for chains each stuck at a place of its own.
+    """
     stats = _array_stats()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {
             "ess_bulk": float(stats.ess(draws, method="bulk")),
             "ess_tail": float(stats.ess(draws, method="tail", prob=(0.05, 0.95))),
-            "r_hat": float(stats.rhat(draws)) if len(draws) > 1 else float("nan"),
+            "r_hat": _r_hat(stats, draws),
         }
+
+
+def _r_hat(stats: Any, draws: np.ndarray) -> float:
+    if len(draws) == 1:
+        return float("nan")
+    stuck = np.ptp(draws, axis=1).max() == 0 and np.ptp(draws) > 0
+    return float("inf") if stuck else float(stats.rhat(draws))
 
 
 def _row(draws: np.ndarray, prob: float) -> dict[str, float]:

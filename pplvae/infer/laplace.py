@@ -21,7 +21,7 @@ from torch import Tensor
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
 from pplvae.infer.program import Model, untouched
 from pplvae.infer.unconstrained import Potential
-from pplvae.validation import check_in_range
+from pplvae.validation import check_whole
 
 
 def fit(
@@ -50,7 +50,8 @@ def fit(
     Raises:
         ValueError: If the point found is not a strict maximum, so that no normal fits.
     """
-    check_in_range("num_draws", num_draws, 1)
+    check_whole("num_draws", num_draws, 1)
+    check_whole("max_steps", max_steps, 1)
     meter = Meter()
     with untouched(seed) as seed:
         potential = Potential(model, data, init)

@@ -16,7 +16,7 @@ from pplvae import randomness
 from pplvae.infer.posterior import Meter, Posterior, provenance
 from pplvae.infer.program import Draws, Model, evaluate, inspect, untouched
 from pplvae.infer.unconstrained import Potential
-from pplvae.validation import check_in_range
+from pplvae.validation import check_in_range, check_whole
 
 
 def fit(
@@ -51,10 +51,10 @@ def fit(
         The posterior, with `diverging` and `lp` (the log joint) among its statistics. There is no
         log evidence: the sampler does not know the normalizer.
     """
-    check_in_range("num_draws", num_draws, 4)
-    check_in_range("num_chains", num_chains, 1)
-    check_in_range("warmup_steps", warmup_steps, 0)
-    check_in_range("max_tree_depth", max_tree_depth, 1)
+    check_whole("num_draws", num_draws, 4)
+    check_whole("num_chains", num_chains, 1)
+    check_whole("warmup_steps", warmup_steps, 0)
+    check_whole("max_tree_depth", max_tree_depth, 1)
     check_in_range("target_accept_prob", target_accept_prob, 0.01, 0.999)
     meter, seed, chains = Meter(), randomness.resolve(seed), []
     for chain in range(num_chains):

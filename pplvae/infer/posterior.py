@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pplvae.infer.program import Draws, Model, evaluate, inspect, num_draws
 from pplvae.storage import write_atomically
+from pplvae.validation import check_in_range
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +90,12 @@ class Posterior:
         """Return one row a parameter: mean, sd, central interval, ESS (bulk and tail), R-hat.
 
         Args:
-            prob: Mass of the central interval.
+            prob: Mass of the central interval, in [0, 1].
+
+        Raises:
+            ValueError: If the mass is outside.
         """
+        check_in_range("prob", prob, 0, 1)
         from pplvae.infer.inference_data import summarize
 
         return summarize(self._groups()["posterior"], prob)
@@ -105,10 +110,17 @@ class Posterior:
         return convert(self._groups(), self._attributes())
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write netCDF that plain ArviZ and `pplvae.infer.load` read."""
+        """Write netCDF that plain ArviZ and `pplvae.infer.load` read.
+
+        Raises:
+            ValueError: If a site's name has a "/", which separates groups in netCDF.
+        """
         from pplvae.infer.inference_data import write
 
         groups, attributes = self._groups(), self._attributes()
+        for name in (name for values in groups.values() for name in values):
+            if "/" in name:
+                raise ValueError(f"sites must have names without '/' to be saved, got {name!r}")
         write_atomically(Path(path), lambda name: write(groups, attributes, name))
 
     def _groups(self) -> dict[str, dict[str, Any]]:
@@ -191,7 +203,7 @@ def from_independent_draws(
     model: Model,
     data: tuple[Any, ...],
     draws: Draws,
-    log_q: Tensor,
+    log_q: Tensor | None,
     *,
     meter: Meter,
     pointwise: bool,
@@ -210,7 +222,8 @@ def from_independent_draws(
         model: The model.
         data: Its arguments.
         draws: Values of every latent site, shapes (S, …).
-        log_q: Their log density under q, shape (S,).
+        log_q: Their log density under q, shape (S,); None where q has none, which leaves the draws
+            without weights and the evidence unknown.
         meter: Running since the engine's start.
         pointwise: Whether to keep the S × N log-likelihoods.
         seed: For the provenance.
@@ -218,14 +231,17 @@ def from_independent_draws(
     """
     found = evaluate(model, data, draws, pointwise=pointwise)
     program = inspect(model, *data)
-    log_weight = found.log_joint - log_q
-    estimate = log_weight.logsumexp(dim=0).item() - math.log(num_draws(draws))
-    fields = {"log_evidence": estimate, "cost": meter.read()} | rest
+    fields: dict[str, Any] = {"cost": meter.read()}
+    stats: Draws = {}
+    if log_q is not None:
+        log_weight = found.log_joint - log_q
+        stats["log_weight"] = log_weight.unsqueeze(0)
+        fields["log_evidence"] = log_weight.logsumexp(dim=0).item() - math.log(num_draws(draws))
     return Posterior(
         draws={name: value.unsqueeze(0) for name, value in (draws | found.deterministic).items()},
         log_likelihood={n: value.unsqueeze(0) for n, value in found.log_likelihood.items()},
         observed=program.observed,
-        sample_stats={"log_weight": log_weight.unsqueeze(0)},
+        sample_stats=stats,
         provenance=provenance(seed, program.dtype),
-        **fields,
+        **fields | rest,
     )

@@ -33,6 +33,7 @@ class Program:
 
     Attributes:
         latent: Shape of each latent site.
+        supports: Pyro's constraint on each latent site, in this run.
         batch_dims: How many leading axes of each latent site come from plates and batches.
         observed: The data, by site.
         batch_shapes: Shape of each observed site's log-likelihood.
@@ -43,6 +44,7 @@ class Program:
     """
 
     latent: dict[str, torch.Size]
+    supports: dict[str, Any]
     batch_dims: dict[str, int]
     observed: dict[str, Tensor]
     batch_shapes: dict[str, torch.Size]
@@ -113,6 +115,7 @@ def inspect(model: Model, *data: Any) -> Program:
     first = next(iter(latent.values()))["value"]
     return Program(
         latent={name: site["value"].shape for name, site in latent.items()},
+        supports={name: site["fn"].support for name, site in latent.items()},
         batch_dims={name: len(site["fn"].batch_shape) for name, site in latent.items()},
         observed={name: torch.as_tensor(s["value"]).detach() for name, s in observed.items()},
         batch_shapes={name: site["fn"].batch_shape for name, site in observed.items()},

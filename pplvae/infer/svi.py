@@ -3,7 +3,7 @@
     ELBO(q) = E_q [log p(x, θ) − log q(θ)] = log p(x) − KL(q(θ) ‖ p(θ | x)) ≤ log p(x)
 
 The expectation is estimated on draws from q and climbed by Adam. The caller's Pyro parameter
-store is left as it was.
+store is left as it was; modules of a guide are trained in place.
 
 Reference:
     Hoffman et al. (2013), Stochastic variational inference, https://jmlr.org/papers/v14/hoffman13a.html
@@ -12,38 +12,19 @@ Reference:
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import guides as autoguides
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
+from pplvae.infer import guides
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
-from pplvae.infer.program import (
-    BLOCK,
-    Draws,
-    Model,
-    Program,
-    inspect,
-    runs_in_plate,
-    sample_sites,
-    untouched,
-)
-from pplvae.infer.unconstrained import init_strategy
+from pplvae.infer.program import Model, inspect, runs_in_plate, untouched
 from pplvae.optimize import cosine, minimize
-from pplvae.validation import check_in_range, check_one_of
-
-GUIDES: dict[str, type[autoguides.AutoContinuous]] = {
-    "mean_field": autoguides.AutoDiagonalNormal,
-    "full_rank": autoguides.AutoMultivariateNormal,
-    "low_rank": autoguides.AutoLowRankMultivariateNormal,
-}
-
+from pplvae.validation import check_whole
 
 # The first gradients on many data are huge. With Adam's usual memory of 1000 squares the steps
 # stay tiny after them: on 60,000 ratios the sd ended 1.5 times too wide.
@@ -85,7 +66,9 @@ def fit(
 ) -> Posterior:
     """Fit a guide to the posterior of `model` and return independent draws from it.
 
-    The guide's parameters alone are trained; the model's stay as they are in Pyro's store.
+    The guide's parameters alone are trained; the model's stay as they are. Those that a guide of
+    your own has by `pyro.param` are trained as copies, and the store stays as it is; its modules
+    (`pyro.module`, a `PyroModule`) are trained in place, as in any Pyro SVI.
 
     Args:
         model: A Pyro model with continuous latent sites.
@@ -105,21 +88,26 @@ def fit(
 
     Returns:
         The posterior. `trace` is −ELBO at each step, `log_evidence` the importance-sampling
-        estimate on the draws, which lies above the ELBO.
+        estimate on the draws, which lies above the ELBO; None where the guide has no density of
+        the model's sites, as a point mass or a guide of your own with further sites.
 
     Raises:
-        ValueError: If the guide is unknown, has nothing to train, or leaves a latent site out.
+        ValueError: If the guide is unknown, has nothing to train, gets no gradient, or leaves a
+            latent site out.
         FloatingPointError: If the loss stops being finite.
     """
-    check_in_range("num_draws", num_draws, 1)
+    check_whole("num_draws", num_draws, 1)
+    check_whole("num_steps", num_steps, 1)
+    check_whole("num_particles", num_particles, 1)
     meter = Meter()
     with untouched(seed) as seed:
-        _copy_parameters()
         program = inspect(model, *data)
-        name, run = _as_guide(model, guide, program, init)
-        leaves = _parameters(run, data)
-        anatomy = _check_covers(run, data, program)
-        some, _ = _draw(run, data, anatomy, 2, together=False)
+        guides.own_store()
+        name, run = guides.as_guide(model, guide, program, init)
+        leaves = guides.parameters(run, data)
+        anatomy = guides.check_covers(run, data, program)
+        guides.check_moves(negative_elbo(model, run)(*data), leaves)
+        some, _ = guides.draw(run, data, anatomy, 2, together=False)
         # Pyro's own guides run in a plate, but their sites are not to be set from outside.
         together = anatomy is program or runs_in_plate(run, data, anatomy, some)
         both = together and runs_in_plate(model, data, program, some)
@@ -135,95 +123,15 @@ def fit(
             description=f"SVI, {name}",
         )  # fmt: skip
         meter.gradients = history.num_steps * num_particles
-        draws, log_q = _draw(run, data, program, num_draws, together)
+        draws, log_q = guides.draw(run, data, program, num_draws, together)
         return from_independent_draws(
             model,
             data,
             draws,
-            log_q,
+            log_q if guides.has_density(run, data, program) else None,
             meter=meter,
             pointwise=pointwise,
             seed=seed,
             trace=torch.tensor(history.losses, dtype=torch.float64),
             method=f"SVI, {name}",
         )
-
-
-def _copy_parameters() -> None:
-    """Put copies in the place of the store's parameters, so that the originals are not trained."""
-    store = pyro.get_param_store()
-    state = store.get_state()
-    for name, value in state["params"].items():
-        state["params"][name] = value.detach().clone().requires_grad_()
-    store.set_state(state)
-
-
-def _forget(guide: str) -> None:
-    """Drop what another guide of this class has left: Pyro names their parameters alike."""
-    store = pyro.get_param_store()
-    for name in [name for name in store if name.startswith(f"{guide}.")]:
-        del store[name]
-
-
-def _as_guide(
-    model: Model, guide: str | Model, program: Program, init: dict[str, Any] | None
-) -> tuple[str, Model]:
-    if isinstance(guide, str):
-        check_one_of("guide", guide, GUIDES)
-        _forget(GUIDES[guide].__name__)
-        made = GUIDES[guide](model, init_loc_fn=init_strategy(init, program))
-        return guide.replace("_", "-"), made
-    if init is not None:
-        raise ValueError(f"init must be None with a guide of your own, got {init}")
-    return "own guide", guide
-
-
-def _parameters(guide: Model, data: tuple[Any, ...]) -> list[Tensor]:
-    """Return the unconstrained leaves that a run of the guide reads."""
-    with poutine.block():
-        trace: Any = poutine.trace(guide, param_only=True).get_trace(*data)
-    leaves = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-    if not leaves:
-        raise ValueError("guide must have a parameter to train, got none")
-    return leaves
-
-
-def _check_covers(guide: Model, data: tuple[Any, ...], program: Program) -> Program:
-    """Return the anatomy of a guide, which must sample all latent sites of the model."""
-    if isinstance(guide, autoguides.AutoGuide):
-        return program
-    anatomy = inspect(guide, *data)
-    missing = [name for name in program.latent if name not in anatomy.latent]
-    if missing:
-        raise ValueError(f"guide must sample every latent site of the model, got no {missing}")
-    return anatomy
-
-
-def _draw(
-    guide: Model, data: tuple[Any, ...], program: Program, num_draws: int, together: bool
-) -> tuple[Draws, Tensor]:
-    """Return draws from the guide, shapes (S, …), and their log density, shape (S,)."""
-    size = max(1, BLOCK // max(1, program.num_observations)) if together else 1
-    parts = [
-        _draw_block(guide, data, program, min(size, num_draws - start))
-        for start in range(0, num_draws, size)
-    ]
-    draws = {name: torch.cat([part[name] for part, _ in parts]) for name in program.latent}
-    return draws, torch.cat([log_q for _, log_q in parts])
-
-
-def _draw_block(
-    guide: Model, data: tuple[Any, ...], program: Program, size: int
-) -> tuple[Draws, Tensor]:
-    depth = program.max_plate_nesting
-    plate = pyro.plate("_draws", size, dim=-1 - depth) if size > 1 else nullcontext()
-    with torch.no_grad(), poutine.block(), plate:
-        trace = poutine.trace(guide).get_trace(*data)
-    trace.compute_log_prob()
-    sites = sample_sites(trace)
-    terms = [site["log_prob"].reshape(size, -1).sum(dim=1) for site in sites.values()]
-    draws = {
-        name: sites[name]["value"].reshape(torch.Size([size]) + shape)
-        for name, shape in program.latent.items()
-    }
-    return draws, torch.stack(terms).sum(dim=0)

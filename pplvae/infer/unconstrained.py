@@ -15,7 +15,7 @@ from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
 from pplvae.infer.program import Draws, Model, Program, inspect
-from pplvae.validation import as_tensor
+from pplvae.validation import MOST_SHOWN, as_tensor
 
 
 def init_strategy(init: dict[str, Any] | None, program: Program) -> Callable[..., Any]:
@@ -24,10 +24,24 @@ def init_strategy(init: dict[str, Any] | None, program: Program) -> Callable[...
     The values are copied: an optimizer would move the caller's own tensors.
 
     Raises:
-        ValueError: If `init` names no site of the model, or gives one a value of another shape.
+        ValueError: If `init` names no site of the model, or gives one a value of another shape; in
+            a run of the strategy, if a value is outside the support of its site.
     """
     values = {name: _start(program, name, value) for name, value in (init or {}).items()}
-    return init_to_value(values=values, fallback=init_to_uniform)
+
+    def start(site: Any) -> Any:
+        # Only a run knows the support: it may depend on the start of other sites.
+        if site["name"] in values:
+            _check_supported(site["name"], values[site["name"]], site["fn"].support)
+        return init_to_value(site, values=values, fallback=init_to_uniform)
+
+    return start
+
+
+def _check_supported(name: str, value: Tensor, support: Any) -> None:
+    if not support.check(value).all():
+        got = value.tolist() if value.numel() <= MOST_SHOWN else f"shape {tuple(value.shape)}"
+        raise ValueError(f"init[{name!r}] must lie in the site's support {support}, got {got}")
 
 
 def _start(program: Program, name: str, value: Any) -> Tensor:

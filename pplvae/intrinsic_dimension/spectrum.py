@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pplvae.validation import Array, as_points, check_in_range
+from pplvae.validation import Array, as_points, check_whole
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Spectrum:
             shape (R,).
         directions: The components' unit vectors, the columns of V as rows, shape (R, D).
         mean: The center of the data, shape (D,).
+        num_points: N.
     """
 
     dimension: int
@@ -35,11 +36,19 @@ class Spectrum:
     eigenvalues: Tensor = field(repr=False)
     directions: Tensor = field(repr=False)
     mean: Tensor = field(repr=False)
+    num_points: int = field(repr=False)
 
     @property
     def explained(self) -> Tensor:
         """The fraction of the variance along each component, shape (R,)."""
         return self.eigenvalues / self.eigenvalues.sum()
+
+    @property
+    def rank(self) -> int:
+        """How many directions the data vary in by more than rounding can."""
+        scales = self.eigenvalues.sqrt()
+        size = max(self.num_points, self.directions.shape[1])
+        return int((scales > scales[0] * size * torch.finfo(scales.dtype).eps).sum())
 
     @property
     def participation_ratio(self) -> float:
@@ -52,7 +61,7 @@ class Spectrum:
         Raises:
             ValueError: If there are not so many components, or `x` has another D.
         """
-        check_in_range("num_components", num_components, 1, len(self.eigenvalues))
+        check_whole("num_components", num_components, 1, len(self.eigenvalues))
         x = as_points(x).to(self.mean)
         if x.shape[1] != len(self.mean):
             raise ValueError(f"x must have {len(self.mean)} columns, got {x.shape[1]}")
@@ -91,6 +100,7 @@ def pca(x: Array, variance_fraction: float = 0.95) -> Spectrum:
         eigenvalues=eigenvalues,
         directions=_oriented(directions[:rank]),
         mean=x[0] + shift,
+        num_points=len(x),
     )
 
 

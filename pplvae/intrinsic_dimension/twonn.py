@@ -206,7 +206,7 @@ def maximum_likelihood(
     )
 
 
-def model(ratios: Tensor, concentration: float = 1.0, rate: float = 0.01) -> None:
+def model(ratios: Array, concentration: float = 1.0, rate: float = 0.01) -> None:
     """Pyro model of the ratios: a Gamma prior on d, a Pareto likelihood.
 
     The default prior is nearly flat up to d = 100.
@@ -215,6 +215,7 @@ def model(ratios: Tensor, concentration: float = 1.0, rate: float = 0.01) -> Non
         dimension: The intrinsic dimension d, latent, shape ().
         ratios: Observed, shape (N,), independent.
     """
+    ratios = as_vector(ratios, name="ratios", min_size=1)
     prior = dist.Gamma(ratios.new_tensor(concentration), ratios.new_tensor(rate))
     dimension = pyro.sample("dimension", prior)
     with pyro.plate("points", len(ratios)):
@@ -252,9 +253,9 @@ def posterior(ratios: Array, concentration: float = 1.0, rate: float = 0.01) -> 
 
 
 @exact.solves(model)
-def solution(ratios: Tensor, concentration: float = 1.0, rate: float = 0.01) -> exact.Solution:
+def solution(ratios: Array, concentration: float = 1.0, rate: float = 0.01) -> exact.Solution:
     """Return the exact answer to `model`, for `infer.exact.fit`."""
-    found = posterior(ratios, concentration, rate)
+    found, ratios = posterior(ratios, concentration, rate), as_vector(ratios, name="ratios")
     law = dist.Gamma(ratios.new_tensor(found.concentration), ratios.new_tensor(found.rate))
     return exact.Solution({"dimension": law}, found.log_evidence)
 

@@ -25,7 +25,14 @@ from tqdm import tqdm
 
 from pplvae.mixtures.model import GaussianMixture, choose, column_scales
 from pplvae.randomness import generator
-from pplvae.validation import Array, as_points, as_tensor, check_in_range, check_one_of
+from pplvae.validation import (
+    Array,
+    as_points,
+    as_tensor,
+    check_in_range,
+    check_one_of,
+    check_whole,
+)
 
 COVARIANCES = ("full",)
 LLOYD_STEPS = 10
@@ -124,7 +131,7 @@ def init(
         ValueError: If there are not more points than components, all points are the same, or
             they are singular even with the jitter.
     """
-    check_in_range("num_components", num_components, 1)
+    check_whole("num_components", num_components, 1)
     x = as_points(x, min_points=num_components + 1)
     return _start(x, num_components, jitter, generator(seed))
 
@@ -166,10 +173,10 @@ def fit(
             are singular even with the jitter, or an argument is outside its range.
     """
     check_one_of("covariance", covariance, COVARIANCES)
-    check_in_range("num_components", num_components, 1)
-    check_in_range("max_steps", max_steps, 1)
+    check_whole("num_components", num_components, 1)
+    check_whole("max_steps", max_steps, 1)
     check_in_range("tolerance", tolerance, 0)
-    check_in_range("num_starts", num_starts, 1)
+    check_whole("num_starts", num_starts, 1)
     x = as_points(x, min_points=num_components + 1)
     loc, scale = x.double().mean(dim=0), column_scales(x.double())
     z, rng, fits = (x.double() - loc) / scale, generator(seed), []

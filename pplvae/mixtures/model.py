@@ -30,7 +30,7 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 
 from pplvae.randomness import generator
-from pplvae.validation import Array, as_points, as_tensor, check_in_range, check_positive
+from pplvae.validation import Array, as_points, as_tensor, check_positive, check_whole
 
 
 class Draws(NamedTuple):
@@ -117,7 +117,7 @@ class GaussianMixture:
         Raises:
             ValueError: If `num_samples` is less than 1.
         """
-        check_in_range("num_samples", num_samples, 1)
+        check_whole("num_samples", num_samples, 1)
         rng = generator(seed, self.locs.device)
         like = {"generator": rng, "device": self.locs.device}
         labels = choose(self.weights, torch.rand(num_samples, dtype=torch.float64, **like))
@@ -215,7 +215,7 @@ def model(
             parameter is not positive.
     """
     x = as_points(x)
-    check_in_range("num_components", num_components, 1)
+    check_whole("num_components", num_components, 1)
     loc = x.mean(dim=0) if loc is None else as_tensor(loc, name="loc").to(x)
     scale = column_scales(x) if scale is None else as_tensor(scale, name="scale").to(x)
     for name, value in (
@@ -330,7 +330,7 @@ def _check_dims(dims: Sequence[int], dim: int) -> list[int]:
     """Return `dims` as a list, refusing none, repeats, and any outside [0, dim − 1]."""
     dims = list(dims)
     for d in dims:
-        check_in_range("dims", d, 0, dim - 1, context=f"for {dim} dimensions")
+        check_whole("dims", d, 0, dim - 1, context=f"for {dim} dimensions")
     if not dims or len(set(dims)) < len(dims):
         raise ValueError(f"dims must name some coordinates, each once, got {dims}")
     return dims

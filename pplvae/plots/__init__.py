@@ -5,11 +5,11 @@ from pplvae.plots.dimension import pareto_quantiles, spectrum, twonn_line
 from pplvae.plots.images import manifold, mosaic, pairs
 from pplvae.plots.inference import posteriors
 from pplvae.plots.points import mixture, points
-from pplvae.plots.style import COLORS, color_of, panels, png
+from pplvae.plots.style import COLORS, color_of, own_figures, panels, png
 from pplvae.plots.training import score, training
 
 __all__ = [
-    "COLORS", "color_of", "histogram", "manifold", "mixture", "mosaic", "pairs",
+    "COLORS", "color_of", "histogram", "manifold", "mixture", "mosaic", "own_figures", "pairs",
     "panels", "pareto_quantiles", "png", "points", "posteriors", "score", "spectrum", "training",
     "twonn_line",
 ]  # fmt: skip

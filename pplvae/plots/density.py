@@ -1,5 +1,6 @@
 """Densities in one dimension: histograms with error bars, curves over them."""
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from pplvae.density import Histogram
@@ -30,9 +31,9 @@ def histogram(
     centers = 0.5 * (edges[1:] + edges[:-1])
     ax.errorbar(centers[full], density[full], array(histogram.error)[full], fmt="none",
                 ecolor=COLORS["blue"], elinewidth=1)  # fmt: skip
-    colors = [COLORS[name] for name in ("vermilion", "green", "purple")]
-    for (label, (x, values)), color in zip((curves or {}).items(), colors, strict=False):
-        ax.plot(array(x), array(values), color=color, label=label)
+    colors = cycle(COLORS[name] for name in ("vermilion", "green", "purple", "orange", "black"))
+    for label, (x, values) in (curves or {}).items():
+        ax.plot(array(x), array(values), color=next(colors), label=label)
     if curves:
         ax.legend(frameon=False)
     ax.set(ylabel="density", ylim=(0, None))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pplvae.plots.style import array, axes
-from pplvae.validation import Array
+from pplvae.validation import Array, check_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +25,8 @@ def mosaic(
     Raises:
         ValueError: If a row of `x` is no such image.
     """
-    images = array(x)
-    if images.ndim != 2 or images.shape[1] != int(np.prod(shape)):
-        raise ValueError(f"x must have shape (N, {int(np.prod(shape))}), got {images.shape}")
+    images = _checked(array(x), shape)
+    check_whole("columns", columns, 1)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     ax = axes(ax, (0.62 * columns, 0.62 * rows * shape[-2] / shape[-1]))
@@ -48,8 +47,10 @@ def pairs(
         shape: Of one image.
         ax: Where to draw.
     """
-    stacked = np.concatenate([array(above), array(below)])
-    return mosaic(stacked, shape, columns=len(array(above)), ax=ax)
+    originals, images = array(above), array(below)
+    if originals.shape != images.shape:
+        raise ValueError(f"below must have shape {originals.shape}, got {images.shape}")
+    return mosaic(np.concatenate([originals, images]), shape, columns=len(images), ax=ax)
 
 
 def manifold(grid: Array, shape: tuple[int, ...], *, ax: "Axes | None" = None) -> "Axes":
@@ -61,12 +62,24 @@ def manifold(grid: Array, shape: tuple[int, ...], *, ax: "Axes | None" = None) -
         ax: Where to draw.
     """
     images = array(grid)
+    if images.ndim != 3:
+        raise ValueError(f"grid must have shape (R, R, D), got {images.shape}")
     rows, columns = images.shape[:2]
+    images = _checked(images.reshape(rows * columns, -1), shape, name="grid")
     ax = axes(ax, (6.0, 6.0 * shape[-2] / shape[-1]))
-    picture = _tiled(images.reshape(rows * columns, *shape), rows, columns, gap=0)
+    picture = _tiled(images.reshape(-1, *shape), rows, columns, gap=0)
     ax.imshow(picture, cmap="gray", interpolation="nearest")
     ax.set_axis_off()
     return ax
+
+
+def _checked(images: np.ndarray, shape: tuple[int, ...], name: str = "x") -> np.ndarray:
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] not in (1, 3)):
+        raise ValueError(f"shape must be (H, W), (1, H, W) or (3, H, W), got {shape}")
+    size = int(np.prod(shape))
+    if images.ndim != 2 or images.shape[1] != size or not len(images):
+        raise ValueError(f"{name} must hold images of {size} numbers, got shape {images.shape}")
+    return images
 
 
 def _tiled(images: np.ndarray, rows: int, columns: int, gap: int = 1) -> np.ndarray:

@@ -29,7 +29,7 @@ def points(
         ax: Where to draw.
     """
     ax = axes(ax, (4.6, 4.0))
-    x = array(x)
+    x = _plane(x)
     size = float(np.clip(6000 / len(x), 1, 12))
     if labels is None:
         ax.scatter(*x.T, s=size, color=COLORS["blue"], alpha=0.6, linewidths=0)
@@ -53,7 +53,7 @@ def mixture(x: Array, mixture: GaussianMixture, *, ax: "Axes | None" = None) -> 
         mixture: A mixture in two dimensions.
         ax: Where to draw.
     """
-    x_plane = array(x)
+    x_plane = _plane(x)
     ax = axes(ax, (4.6, 4.0))
     colors = np.array(_colors(mixture.num_components))
     size = float(np.clip(6000 / len(x_plane), 1, 12))
@@ -66,6 +66,13 @@ def mixture(x: Array, mixture: GaussianMixture, *, ax: "Axes | None" = None) -> 
         ax.plot(*(loc[:, None] + 2 * tril @ circle), color="white", linewidth=2.6)
         ax.plot(*(loc[:, None] + 2 * tril @ circle), color=color, linewidth=1.3)
     return ax
+
+
+def _plane(x: Array) -> np.ndarray:
+    found = array(x)
+    if found.ndim != 2 or found.shape[1] != 2 or not len(found):
+        raise ValueError(f"x must have shape (N, 2), got {found.shape}")
+    return found
 
 
 def _colors(num: int) -> list[tuple[float, ...]]:

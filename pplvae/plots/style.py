@@ -1,6 +1,8 @@
 """One look: colors that color-blind people tell apart, quiet axes, one color per method."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +57,19 @@ def panels(num: int, columns: int = 1, size: tuple[float, float] = (4.8, 2.9)) -
     rows = -(-num // columns)
     figure = plt.figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     return [figure.add_subplot(rows, columns, i + 1) for i in range(num)]
+
+
+@contextmanager
+def own_figures() -> Iterator[None]:
+    """Close the figures that the block has opened and left open."""
+    from matplotlib import pyplot as plt
+
+    before = set(plt.get_fignums())
+    try:
+        yield
+    finally:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
 
 
 def png(ax: "Axes", dots_per_inch: int = 160) -> bytes:

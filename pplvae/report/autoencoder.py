@@ -14,15 +14,18 @@ LEAST_LATENT, MOST_LATENT = 2, 64
 def section(study: Study) -> Section:
     """Train a VAE of the estimated dimension, and one with two latent axes to look at."""
     x = study.x.float()
+    if (x == x[0]).all():
+        raise ValueError(f"x must vary, got {len(x)} times the same point")
     kind = study.settings.likelihood or _likelihood_for(study)
     latent_dim = study.settings.latent_dim or _latent_dim_for(study)
     fit = _train(study, x, kind, latent_dim)
     flat = fit if latent_dim == 2 else _train(study, x, kind, 2)
     dimension = "" if study.dimension is None else f", from the dimension {study.dimension:.1f}"
     chosen = "as asked" if study.settings.latent_dim else "chosen" + dimension
+    points = "held-out" if len(fit.held_out) else "the training"
     answer = (
         f"{latent_dim} latent variable{'s' if latent_dim > 1 else ''} ({chosen}) reach an ELBO "
-        f"of {fit.elbo.value:.2f} ± {fit.elbo.standard_error:.2f} nats per point on held-out "
+        f"of {fit.elbo.value:.2f} ± {fit.elbo.standard_error:.2f} nats per point on {points} "
         f"data: {fit.elbo.reconstruction:.2f} for the reconstruction less {fit.elbo.kl:.2f} for "
         "the code."
     )
@@ -96,7 +99,8 @@ def _bounds(fit: vae.VAEFit, flat: vae.VAEFit) -> Table:
         for f in fits
     ]  # fmt: skip
     columns = ["latent size", "ELBO", "reconstruction", "KL", "epochs", "seconds"]
-    return Table(columns, rows, "In nats per held-out point.")
+    points = "held-out point" if len(fit.held_out) else "point"
+    return Table(columns, rows, f"In nats per {points}.")
 
 
 def _figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
@@ -120,15 +124,14 @@ def _few_labels(study: Study, chosen: Tensor) -> Tensor | None:
 
 
 def _image_figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
-    shape, shown = study.dataset.shape, x[fit.held_out[:16]]
+    shape = study.dataset.shape
+    shown = x[fit.held_out[:16]] if len(fit.held_out) else x[:16]
     pairs = plots.pairs(shown, fit.vae.reconstruct(shown).cpu(), shape)
     samples = fit.vae.sample(48, noise=False, seed=study.seed).cpu()
     mosaic = plots.mosaic(samples, shape, columns=16)
     manifold = plots.manifold(vae.manifold.grid(flat.vae, 20).cpu(), shape)
     return [
-        drawn(
-            "vae_reconstructions", "Held-out images over their reconstructions.", pairs, wide=True
-        ),
+        drawn("vae_reconstructions", "Images over their reconstructions.", pairs, wide=True),
         drawn(
             "vae_samples", "New images: codes drawn from the prior, decoded.", mosaic, wide=True
         ),

@@ -1,11 +1,12 @@
 """The main job: data → dimension → density → mixture → VAE → one HTML page."""
 
 import json
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from pplvae.data import Dataset
 from pplvae.report import autoencoder, clusters, density, dimension, look, page
 from pplvae.report.section import Section, Settings, Stage, Study, Table, attempt
 from pplvae.storage import write_atomically
-from pplvae.validation import check_in_range, check_one_of
+from pplvae.validation import check_one_of, check_whole
 
 STAGES: list[tuple[str, str, Stage]] = [
     ("look", look.TITLE, look.section),
@@ -29,7 +30,7 @@ STAGES: list[tuple[str, str, Stage]] = [
     ("clusters", clusters.TITLE, clusters.section),
     ("vae", autoencoder.TITLE, autoencoder.section),
 ]
-SMALL = 500_000  # numbers in a data set
+SMALL = 2_000_000  # numbers in a data set
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def build(
 
     Args:
         dataset: The data.
-        out: The folder to write to; made where missing, files of an earlier report replaced.
+        out: The folder to write to; made where missing. Files of an earlier report are replaced,
+            others never.
         latent_dim: Latent size of the VAE; the estimated dimension where None.
         num_components: Components of the mixture; chosen by BIC where None.
         likelihood: Of the VAE, "bernoulli" or "gaussian"; chosen by the data where None.
@@ -86,18 +88,21 @@ def build(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: If an option is impossible.
+        ValueError: If an option is impossible, or `out` cannot be written to or holds other files
+            under the names of a report's.
     """
     for name, value in {
         "latent_dim": latent_dim, "num_components": num_components, "num_epochs": num_epochs,
     }.items():  # fmt: skip
         if value is not None:
-            check_in_range(name, value, 1)
+            check_whole(name, value, 1)
     if likelihood is not None:
         check_one_of("likelihood", likelihood, ["bernoulli", "gaussian"])
+    seed = randomness.resolve(seed)
     settings = Settings(latent_dim, num_components, likelihood, num_epochs, standardize, device)
+    _open(Path(out))
     x = prepared(dataset.x, image=dataset.is_image, standardize=standardize)
-    study = Study(dataset, x, randomness.resolve(seed), settings, progress)
+    study = Study(dataset, x, seed, settings, progress)
     return _write(study, _run(study), Path(out))
 
 
@@ -177,36 +182,64 @@ def _versions() -> dict[str, str]:
 
 
 def _write(study: Study, sections: list[Section], folder: Path) -> Report:
-    _clear(folder)
+    files: dict[str, Callable[[Path], object]] = {}
     for section in sections:
         for figure in section.figures:
-            _write_bytes(folder / "figures" / f"{figure.name}.png", figure.png)
+            files[f"figures/{figure.name}.png"] = _writer(figure.png)
         for name, posterior in section.posteriors.items():
-            posterior.save(folder / "draws" / f"{name}.nc")
+            files[f"draws/{name}.nc"] = posterior.save
         if section.vae is not None:
-            section.vae.save(folder / "vae.safetensors")
+            files["vae.safetensors"] = section.vae.save
+    files["index.html"] = _writer(page.render(study.dataset.name, sections).encode())
     numbers = {section.name: _said(section) for section in sections}
-    _write_bytes(folder / "numbers.json", json.dumps(numbers, indent=2, default=float).encode())
-    _write_bytes(folder / "index.html", page.render(study.dataset.name, sections).encode())
+    numbers["files"] = [*files, "numbers.json"]
+    content = json.dumps(_finite(numbers), indent=2, allow_nan=False).encode()
+    files["numbers.json"] = _writer(content)
+    for name in _written(folder):
+        (folder / name).unlink(missing_ok=True)
+    for name, write in files.items():
+        write(folder / name)
     return Report(folder / "index.html", folder, sections)
 
 
-def _said(section: Section) -> dict[str, object]:
-    return {"failed": section.answer} if section.failed else section.numbers
+def _said(section: Section) -> object:
+    return {"failed": section.answer, "why": section.why} if section.failed else section.numbers
 
 
-def _clear(folder: Path) -> None:
-    """Remove what an earlier report left, and nothing else."""
-    for pattern in (
-        "index.html",
-        "numbers.json",
-        "vae.safetensors",
-        "figures/*.png",
-        "draws/*.nc",
-    ):
-        for file in folder.glob(pattern):
-            file.unlink()
+def _finite(value: object) -> object:
+    """Return the value with null for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+def _open(folder: Path) -> None:
+    """Make the folder, and refuse one that cannot be written to or holds someone else's files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ".probe", Path.touch)
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise ValueError(f"out must be a folder to write to, got {folder}: {error}") from error
+    names = {"index.html", "numbers.json", "vae.safetensors", "figures", "draws"}
+    foreign = sorted(name for name in names if (folder / name).exists())
+    if foreign and not _written(folder):
+        raise ValueError(
+            f"out must be an empty folder or one of an earlier report, got {folder}, which holds "
+            f"{', '.join(foreign)}"
+        )
+
+
+def _written(folder: Path) -> list[str]:
+    """Return the files that an earlier report says it wrote here."""
+    try:
+        files = json.loads((folder / "numbers.json").read_text())["files"]
+        return [str(name) for name in files if ".." not in Path(name).parts]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _writer(content: bytes) -> Callable[[Path], object]:
+    return lambda path: write_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -25,6 +25,11 @@ def section(study: Study) -> Section:
         raise ValueError("the principal components are missing")
     axes = min(MOST_AXES, study.components.shape[1], max(2, round(study.dimension or MOST_AXES)))
     chosen = study.some(MOST_POINTS)
+    if len(chosen) < 5 * (axes + 1):
+        raise ValueError(
+            f"a mixture on {axes} components must have at least {5 * (axes + 1)} points, "
+            f"got {len(chosen)}"
+        )
     order = torch.randperm(len(chosen), generator=randomness.generator(study.seed))
     cut = round(0.8 * len(chosen))
     shuffled = study.components[chosen][order, :axes]

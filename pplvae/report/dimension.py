@@ -24,20 +24,14 @@ def section(study: Study) -> Section:
         ratios = twonn.distance_ratios(study.x, progress=study.progress)
     line, best = twonn.linear_fit(ratios), twonn.maximum_likelihood(ratios, unbiased=True)
     posterior = twonn.posterior(ratios)
-    study.dimension = posterior.dimension
+    study.dimension = min(posterior.dimension, float(pca.rank))
     comparison = compare.methods(_posteriors(ratios, study))
     low, high = posterior.interval()
-    answer = (
-        f"About {posterior.dimension:.1f}: TwoNN's posterior holds 95% between {low:.2f} and "
-        f"{high:.2f}, at the scale of the nearest neighbors. A linear subspace needs "
-        f"{pca.dimension} of {study.x.shape[1]:,} directions for {pca.variance_fraction:.0%} of "
-        "the variance."
-    )
     return Section(
         "dimension",
         TITLE,
-        answer=answer,
-        notes=[str(w.message).capitalize() + "." for w in said]
+        answer=_answer(posterior, pca, study),
+        notes=[_sentence(str(w.message)) for w in said if w.category is UserWarning]
         + [
             "Neighboring points share neighbors, so the ratios are not independent and the "
             "interval is somewhat too narrow.",
@@ -59,6 +53,28 @@ def section(study: Study) -> Section:
         },
         posteriors={f"dimension-{name.lower()}": p for name, p in comparison.posteriors.items()},
     )
+
+
+def _answer(posterior: twonn.GammaPosterior, pca: spectrum.Spectrum, study: Study) -> str:
+    (low, high), columns = posterior.interval(), study.x.shape[1]
+    found = (
+        f"About {posterior.dimension:.1f}: TwoNN's posterior holds 95% between {low:.2f} and "
+        f"{high:.2f}, at the scale of the nearest neighbors."
+    )
+    if posterior.dimension > pca.rank:
+        found = (
+            f"TwoNN does not hold here: it says {posterior.dimension:.1f}, more than the "
+            f"{pca.rank} directions in which the data vary at all. Few points, repeats and "
+            "lattices do that."
+        )
+    return (
+        f"{found} A linear subspace needs {pca.dimension} of {columns:,} directions for "
+        f"{pca.variance_fraction:.0%} of the variance."
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
 
 
 def _posteriors(ratios: Tensor, study: Study) -> dict[str, Posterior]:

@@ -14,7 +14,7 @@ def section(study: Study) -> Section:
     """Show some of the data, their ranges, and their two leading principal components."""
     dataset, (num_points, dim) = study.dataset, study.x.shape
     pca = spectrum.pca(study.x)
-    study.components = pca.project(study.x, min(MOST_COMPONENTS, len(pca.eigenvalues)))
+    study.components = pca.project(study.x, min(MOST_COMPONENTS, pca.rank))
     kind = f"images of {' × '.join(map(str, dataset.shape))}" if dataset.is_image else "rows"
     answer = f"{num_points:,} {kind}, {dim:,} numbers each"
     if dataset.labels is not None:
@@ -29,11 +29,12 @@ def section(study: Study) -> Section:
         out.tables.append(_columns(dataset.x))
         if study.settings.standardize:
             out.notes.append("From here on each column has mean 0 and standard deviation 1.")
-    if len(pca.eigenvalues) > 1:
+    if pca.rank > 1:
         out.figures.append(_plane(study, pca))
     if dataset.is_image:
-        ax = plots.mosaic(pca.directions[:25], dataset.shape, columns=5)
-        caption = "The 25 leading principal directions, as images."
+        directions = pca.directions[: min(25, pca.rank)]
+        ax = plots.mosaic(directions, dataset.shape, columns=5)
+        caption = f"The {len(directions)} leading principal directions, as images."
         out.figures.append(drawn("directions", caption, ax))
     return out
 

@@ -1,6 +1,7 @@
 """The parts a report page is made of."""
 
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ class Section:
         posteriors: Draws to save, by file name without ending.
         vae: A trained VAE to save.
         failed: Whether the stage could not run on these data.
+        why: The traceback of what failed.
         seconds: Wall-clock time, in seconds.
     """
 
@@ -76,6 +78,7 @@ class Section:
     posteriors: dict[str, Posterior] = field(default_factory=dict)
     vae: VAE | None = None
     failed: bool = False
+    why: str = ""
     seconds: float = 0.0
 
 
@@ -90,8 +93,10 @@ class Study:
         seed: Start of all random draws.
         settings: The options of the run.
         progress: Whether to show progress bars.
-        components: The leading principal components, shape (N, R); set by the first stage.
-        dimension: The estimated intrinsic dimension; None until it is known.
+        components: The leading principal components along which the data vary, shape (N, R); set
+            by the first stage.
+        dimension: The estimated intrinsic dimension, at most the rank of the data; None until it
+            is known.
     """
 
     dataset: Dataset
@@ -125,7 +130,7 @@ class Settings:
 
     Attributes:
         latent_dim: Latent size of the VAE; the estimated dimension where None.
-        num_components: Components of the mixture; the least BIC up to 10 where None.
+        num_components: Components of the mixture; the least BIC where None.
         likelihood: Of the VAE: "bernoulli" or "gaussian".
         num_epochs: Most epochs of the VAE's training.
         standardize: Whether a table's columns are brought to mean 0 and standard deviation 1.
@@ -147,10 +152,11 @@ def attempt(name: str, title: str, stage: Stage, study: Study) -> Section:
     """Return a stage's section; where the stage cannot run, one that says why."""
     started = time.perf_counter()
     try:
-        section = stage(study)
+        with plots.own_figures():
+            section = stage(study)
     except Exception as error:
-        said = f"This could not be answered on these data: {error or type(error).__name__}"
-        section = Section(name, title, answer=said, failed=True)
+        said = f"This could not be answered on these data: {str(error) or type(error).__name__}"
+        section = Section(name, title, answer=said, failed=True, why=traceback.format_exc())
     section.name, section.title = name, title
     section.seconds = time.perf_counter() - started
     return section

@@ -12,12 +12,13 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pplvae import randomness
-from pplvae.vae.model import VAE
-from pplvae.validation import Array, check_in_range
+from pplvae.vae.model import VAE, evaluating
+from pplvae.validation import Array, check_whole
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Elbo:
 def elbo(
     vae: VAE, x: Array, *, num_samples: int = 10, batch_size: int = 1000, seed: int | None = None
 ) -> Elbo:
-    """Return the ELBO of each point, by draws of z, the KL in closed form.
+    """Return the ELBO of each point, by draws of z, the KL in closed form where it has one.
+
+    Where it has none, as for a mixture prior, it is the mean of log q(z | x) − log p(z) over the
+    same draws. Dropout and the like are switched off.
 
     Args:
         vae: The VAE.
@@ -53,12 +57,14 @@ def elbo(
         seed: Start of the draws.
 
     Raises:
-        ValueError: If the likelihood cannot have produced `x`.
+        ValueError: If a number is not a positive whole one, or the likelihood cannot have
+            produced `x`.
     """
-    check_in_range("num_samples", num_samples, 1)
+    check_whole("num_samples", num_samples, 1)
+    check_whole("batch_size", batch_size, 1)
     x = vae.points(x)
     vae.likelihood.check(x)
-    with randomness.scope(seed):
+    with evaluating(vae), randomness.scope(seed):
         parts = [_terms(vae, batch, num_samples) for batch in x.split(batch_size)]
     reconstruction, kl = (torch.cat(part) for part in zip(*parts, strict=True))
     bound = reconstruction - kl
@@ -75,7 +81,19 @@ def _terms(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     """Return E_q log p(x | z), shape (B,), and KL(q ‖ p), shape (B,)."""
     x = vae.likelihood.prepare(x)
     q, prior = vae.posterior(vae.encoder(x)), vae.prior()
-    log_likelihood = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    exact_kl = _closed_form_kl(q, prior)
+    log_likelihood, log_ratio = torch.zeros(2, len(x), dtype=x.dtype, device=x.device)
     for _ in range(num_samples):
-        log_likelihood += vae.likelihood(vae.decoder(q.rsample())).log_prob(x)
-    return log_likelihood / num_samples, kl_divergence(q, prior.expand(q.batch_shape))
+        z = q.rsample()
+        log_likelihood += vae.likelihood(vae.decoder(z)).log_prob(x)
+        if exact_kl is None:
+            log_ratio += q.log_prob(z) - prior.log_prob(z)
+    return log_likelihood / num_samples, log_ratio / num_samples if exact_kl is None else exact_kl
+
+
+def _closed_form_kl(q: TorchDistribution, prior: TorchDistribution) -> Tensor | None:
+    """Return KL(q ‖ p), shape (B,), or None where torch and Pyro know no formula."""
+    try:
+        return kl_divergence(q, prior.expand(q.batch_shape))
+    except NotImplementedError:
+        return None

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 
 from pplvae import networks, randomness
-from pplvae.vae.likelihoods import Likelihood, named
+from pplvae.vae.likelihoods import Likelihood, as_likelihood
 from pplvae.vae.model import VAE
+from pplvae.validation import check_whole
 
 
 def mlp(
@@ -31,10 +32,15 @@ def mlp(
         seed: Start of the random weights.
 
     Raises:
-        ValueError: If a size is not positive or a name is unknown.
+        ValueError: If a size is not a positive whole number or a name is unknown.
     """
-    law = named(likelihood) if isinstance(likelihood, str) else likelihood
-    sizes = list(hidden_dims)
+    law, sizes = as_likelihood(likelihood), [*hidden_dims]
+    for name, size in [("data_dim", data_dim), ("latent_dim", latent_dim)]:
+        check_whole(name, size, 1)
+    for size in sizes:
+        check_whole("hidden_dims", size, 1)
+    # NumPy's whole numbers cannot be written as JSON.
+    data_dim, latent_dim, sizes = int(data_dim), int(latent_dim), [int(size) for size in sizes]
     with randomness.scope(seed):
         encoder = networks.mlp(data_dim, sizes, 2 * latent_dim, activation=activation)
         decoder = networks.mlp(

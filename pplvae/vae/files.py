@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,19 +25,37 @@ def save(vae: VAE, path: str | os.PathLike[str]) -> None:
     if vae.recipe is not None and kind is not None:
         recipe = vae.recipe | {"likelihood": kind, "options": vae.likelihood.config()}
     header = {"format": FORMAT, "recipe": json.dumps(recipe)}
-    weights = {name: value.detach().contiguous() for name, value in vae.state_dict().items()}
+    # Cloned, since safetensors refuses weights that share their memory.
+    weights = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in vae.state_dict().items()
+    }
     write_atomically(Path(path), lambda name: save_file(weights, name, metadata=header))
 
 
 def load(path: str | os.PathLike[str], into: VAE | None = None) -> VAE:
     """Return the VAE at `path`; see `VAE.load`."""
     header, weights = _read(Path(path))
-    vae = into or _rebuild(Path(path), header, weights)
-    try:
-        vae.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"the weights in {path} must fit the VAE, got {error}") from error
+    vae = _rebuild(Path(path), header, weights) if into is None else into
+    _check_fits(Path(path), weights, vae.state_dict())
+    vae.load_state_dict(weights)
     return vae
+
+
+def _check_fits(path: Path, theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
+    """Refuse other names, shapes or dtypes, before any weight is overwritten."""
+    for name in sorted(theirs.keys() | ours.keys()):
+        found, wanted = _said(theirs.get(name)), _said(ours.get(name))
+        if found != wanted:
+            raise ValueError(
+                f"the weights in {path} must fit the VAE, got {found} for {name}, not {wanted}"
+            )
+
+
+def _said(weight: Tensor | None) -> str:
+    if weight is None:
+        return "nothing"
+    return f"{list(weight.shape)} {str(weight.dtype).removeprefix('torch.')}"
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

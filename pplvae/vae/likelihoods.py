@@ -21,8 +21,8 @@ from pplvae.validation import check_one_of, check_positive
 class Likelihood(nn.Module):
     """A law of x given the decoder's output.
 
-    A subclass has `forward`, and where it needs them `check` and `prepare`. `outputs` says how
-    many numbers the decoder must give for each number in x.
+    A subclass has `forward`, and where it needs them `check`, `prepare` and `check_prepared`.
+    `outputs` says how many numbers the decoder must give for each number in x.
     """
 
     outputs: ClassVar[int] = 1
@@ -37,6 +37,9 @@ class Likelihood(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """Return what is modeled of a batch; may draw from the global generator."""
         return x
+
+    def check_prepared(self, x: Tensor) -> None:
+        """Refuse what `prepare` cannot have returned, with a ValueError."""
 
     def config(self) -> dict[str, Any]:
         """Return the keywords that build this likelihood again."""
@@ -67,12 +70,8 @@ class Bernoulli(Likelihood):
         Raises:
             ValueError: Naming what to do instead.
         """
-        if self.binarize is None and not ((x == 0) | (x == 1)).all():
-            raise ValueError(
-                "x must be binary for a Bernoulli likelihood, got values between "
-                f"{x.min().item():g} and {x.max().item():g}: give Bernoulli(binarize='dynamic') "
-                "data in [0, 1], or binarize them once"
-            )
+        if self.binarize is None:
+            self.check_prepared(x)
         if ((x < 0) | (x > 1)).any():
             raise ValueError(
                 f"x must be in [0, 1] to be binarized, got values between {x.min().item():g} and "
@@ -82,6 +81,23 @@ class Bernoulli(Likelihood):
     def prepare(self, x: Tensor) -> Tensor:
         """Return x, drawn anew where it is binarized dynamically."""
         return x if self.binarize is None else (torch.rand_like(x) < x).to(x.dtype)
+
+    def check_prepared(self, x: Tensor) -> None:
+        """Refuse what is not binary.
+
+        Raises:
+            ValueError: Naming what to do instead.
+        """
+        if not ((x == 0) | (x == 1)).all():
+            remedy = (
+                "give Bernoulli(binarize='dynamic') data in [0, 1]"
+                if self.binarize is None
+                else "give each batch through `likelihood.prepare(x)`"
+            )
+            raise ValueError(
+                "x must be binary for a Bernoulli likelihood, got values between "
+                f"{x.min().item():g} and {x.max().item():g}: {remedy}, or binarize them once"
+            )
 
     def config(self) -> dict[str, Any]:
         """Return the keywords that build this likelihood again."""
@@ -103,7 +119,7 @@ class Gaussian(Likelihood):
         super().__init__()
         first = start if scale is None else scale
         check_positive("start" if scale is None else "scale", first)
-        self.fixed = scale
+        self.fixed = None if scale is None else float(scale)
         self.log_scale = nn.Parameter(torch.tensor(math.log(first)), requires_grad=scale is None)
 
     @property
@@ -147,3 +163,19 @@ def named(name: str) -> Likelihood:
     """
     check_one_of("likelihood", name, LIKELIHOODS)
     return LIKELIHOODS[name]()
+
+
+def as_likelihood(likelihood: str | Callable[..., dist.TorchDistribution]) -> Likelihood:
+    """Return a likelihood, the name of one, or a function of the output, as a likelihood.
+
+    Raises:
+        ValueError: If it is none of these, a class say.
+    """
+    if isinstance(likelihood, str):
+        return named(likelihood)
+    if isinstance(likelihood, type):
+        name = likelihood.__name__
+        raise ValueError(f"likelihood must be an instance, got the class {name}: give {name}()")
+    if not callable(likelihood):
+        raise ValueError(f"likelihood must be a name, an instance or a function, got {likelihood}")
+    return likelihood if isinstance(likelihood, Likelihood) else Given(likelihood)

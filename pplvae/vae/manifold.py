@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pplvae.vae.model import VAE
-from pplvae.validation import check_in_range
+from pplvae.validation import check_whole
 
 
 def grid(vae: VAE, num_steps: int = 20) -> Tensor:
@@ -27,7 +27,7 @@ def grid(vae: VAE, num_steps: int = 20) -> Tensor:
     Raises:
         ValueError: If the latent space is not two-dimensional.
     """
-    check_in_range("num_steps", num_steps, 2)
+    check_whole("num_steps", num_steps, 2)
     if vae.latent_dim != 2:
         raise ValueError(f"vae must have latent_dim 2 for a grid, got {vae.latent_dim}")
     quantiles = (torch.arange(num_steps, dtype=torch.float64) + 0.5) / num_steps

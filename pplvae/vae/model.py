@@ -12,18 +12,20 @@ Reference:
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pplvae import randomness
-from pplvae.vae.likelihoods import Given, Likelihood
-from pplvae.validation import Array, as_points, check_in_range
+from pplvae.vae.likelihoods import Likelihood, as_likelihood
+from pplvae.validation import Array, as_points, check_whole
 
 Law = Callable[..., dist.TorchDistribution]
 
@@ -65,11 +67,14 @@ class DiagonalNormal(nn.Module):
 class VAE(nn.Module):
     """A variational autoencoder. `model` and `guide` are Pyro programs for any of its engines.
 
+    Once a bare Pyro `SVI` has trained it, it cannot be pickled: use `save`.
+
     Args:
         encoder: Maps x, shape (B, D), to what `posterior` needs: by default (B, 2 L).
         decoder: Maps z, shape (…, L), to what `likelihood` needs.
-        likelihood: p(x | z); or a function from the decoder's output to a distribution with event
-            shape (D,).
+        likelihood: p(x | z), or its name, "bernoulli" or "gaussian"; or a function from the
+            decoder's output to a distribution with event shape (D,). Its parameters, as those of
+            the default prior, take the dtype and the device of the decoder's.
         latent_dim: The latent dimension L.
         prior: Gives p(z), called without arguments; the standard normal by default.
         posterior: Maps the encoder's output to q(z | x); the diagonal normal by default.
@@ -83,21 +88,31 @@ class VAE(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: Law,
+        likelihood: str | Likelihood | Law,
         latent_dim: int,
         prior: Law | None = None,
         posterior: Law | None = None,
     ) -> None:
         super().__init__()
-        check_in_range("latent_dim", latent_dim, 1)
-        self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
-        self.likelihood = likelihood if isinstance(likelihood, Likelihood) else Given(likelihood)
-        self.prior = prior or StandardNormal(latent_dim)
-        self.posterior = posterior or DiagonalNormal()
+        check_whole("latent_dim", latent_dim, 1)
+        self.encoder, self.decoder, self.latent_dim = encoder, decoder, int(latent_dim)
+        like = next(itertools.chain(decoder.parameters(), encoder.parameters()), torch.empty(0))
+        self.likelihood = as_likelihood(likelihood).to(like)
+        self.prior = StandardNormal(self.latent_dim).to(like) if prior is None else prior
+        self.posterior = DiagonalNormal() if posterior is None else posterior
         self.recipe: dict[str, Any] | None = None
 
     def model(self, x: Tensor) -> None:
-        """Pyro model p(z) p(x | z); sites `z` (B, L) and, observed, `x` (B, D)."""
+        """Pyro model p(z) p(x | z); sites `z` (B, L) and, observed, `x` (B, D).
+
+        Guide and model must see one x: what is binarized dynamically is drawn before them, by
+        `likelihood.prepare(x)` for each batch, as `fit` does.
+
+        Raises:
+            ValueError: If Pyro's validation is on and the likelihood cannot have produced `x`.
+        """
+        if is_validation_enabled():
+            self.likelihood.check_prepared(x)
         for module in (self.decoder, self.likelihood, self.prior):
             _register(module)
         with pyro.plate("data", len(x)):
@@ -114,7 +129,8 @@ class VAE(nn.Module):
     @torch.no_grad()
     def encode(self, x: Array) -> Tensor:
         """Return the mean of q(z | x), shape (N, L), for points of shape (N, D)."""
-        return self.posterior(self.encoder(self.points(x))).mean
+        with evaluating(self):
+            return self.posterior(self.encoder(self.points(x))).mean
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
@@ -126,7 +142,8 @@ class VAE(nn.Module):
         z = self.points(z, name="z")
         if z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have {self.latent_dim} columns, got {z.shape[1]}")
-        return self.likelihood(self.decoder(z)).mean
+        with evaluating(self):
+            return self.likelihood(self.decoder(z)).mean
 
     def reconstruct(self, x: Array) -> Tensor:
         """Return the mean of p(x | z) at the mean of q(z | x), shape (N, D)."""
@@ -144,8 +161,8 @@ class VAE(nn.Module):
         Returns:
             Points, shape (n, D).
         """
-        check_in_range("num_samples", num_samples, 1)
-        with randomness.scope(seed):
+        check_whole("num_samples", num_samples, 1)
+        with evaluating(self), randomness.scope(seed):
             law = self.likelihood(self.decoder(self.prior().sample(torch.Size([num_samples]))))
             return law.sample() if noise else law.mean
 
@@ -184,6 +201,23 @@ class VAE(nn.Module):
         from pplvae.vae.files import load
 
         return load(path, into)
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put all parts of a module in training or evaluation mode for the block, then back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def evaluating(module: nn.Module) -> AbstractContextManager[None]:
+    """Switch dropout, batch norm and the like off for the block."""
+    return in_mode(module, training=False)
 
 
 def _register(module: Law | nn.Module) -> None:

@@ -7,19 +7,27 @@ Reference:
     Kingma & Welling (2014), https://arxiv.org/abs/1312.6114; Lecture 5 (28/10/2024)
 """
 
+import math
 import os
 from dataclasses import dataclass, field
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pplvae import randomness
+from pplvae import distributed, randomness
 from pplvae.infer import svi
-from pplvae.optimize import History, Schedule, constant, minibatches, minimize
+from pplvae.optimize import (
+    History,
+    Schedule,
+    checkpoint_seed,
+    constant,
+    minibatches,
+    minimize,
+)
 from pplvae.vae import bounds
-from pplvae.vae.model import VAE
-from pplvae.validation import Array, check_in_range
+from pplvae.vae.model import VAE, evaluating, in_mode
+from pplvae.validation import Array, check_in_range, check_whole
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,9 @@ def fit(
 ) -> VAEFit:
     """Train `vae` on `x`, in place, by SVI and `Trace_ELBO`.
 
-    Pyro's global parameter store and the global random state are left as they were.
+    Pyro's global parameter store, the global random state and the modes of the networks are left
+    as they were. The networks train in training mode and are judged in evaluation mode; buffers
+    such as batch-norm averages are kept with the best weights, but not in a checkpoint.
 
     Args:
         vae: The VAE.
@@ -73,7 +83,7 @@ def fit(
         patience: Stop after so many epochs without a better bound on the held-out points.
         checkpoint: A file to keep the state in and to go on from. See `optimize.minimize`.
         checkpoint_seconds: Least time between two writes of it.
-        seed: Start of the random draws.
+        seed: Start of the random draws; where None, that of the checkpoint if there is one.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -81,20 +91,29 @@ def fit(
         FloatingPointError: If the loss stops being finite.
     """
     check_in_range("validation", validation, 0.0, 0.9)
+    check_whole("num_epochs", num_epochs, 1)
+    check_whole("batch_size", batch_size, 1)
     x = vae.points(x)
     vae.likelihood.check(x)
-    seed = randomness.resolve(seed)
+    if seed is None and checkpoint is not None:
+        seed = checkpoint_seed(checkpoint)
+    # All processes must hold out the same points.
+    start = torch.tensor(randomness.resolve(seed), device=x.device)
+    seed = int(distributed.from_first(start))
     train, held_out = _split(len(x), validation, seed)
-    loss = svi.negative_elbo(vae.model, vae.guide)
+    loss, best = svi.negative_elbo(vae.model, vae.guide), _BestBuffers(vae)
 
     def mean_loss(batch: Tensor) -> Tensor:
         return loss(vae.likelihood.prepare(batch)) / len(batch)
 
     def validate() -> Tensor:
         batches = x[held_out].split(1000)
-        return torch.stack([mean_loss(b) * len(b) for b in batches]).sum() / len(held_out)
+        with evaluating(vae):
+            total = torch.stack([mean_loss(b) * len(b) for b in batches]).sum()
+        best.judge(total.item())
+        return total / len(held_out)
 
-    with pyro.get_param_store().scope():
+    with pyro.get_param_store().scope(), in_mode(vae, training=True), best:
         history = minimize(
             mean_loss,
             [parameter for parameter in vae.parameters() if parameter.requires_grad],
@@ -119,4 +138,27 @@ def _split(num_points: int, validation: float, seed: int) -> tuple[Tensor, Tenso
     """Return the row numbers to train on and those held out, in random order."""
     order = torch.randperm(num_points, generator=randomness.generator(seed))
     num_held_out = round(validation * num_points)
+    if num_held_out == num_points:
+        raise ValueError(
+            f"validation must leave a point to train on, got {validation} of {num_points} points"
+        )
     return order[num_held_out:], order[:num_held_out]
+
+
+class _BestBuffers:
+    """Puts a module's buffers back, at the end of the block, to what they were at its best."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.buffers, self.least = list(module.buffers()), math.inf
+        self.kept = self.buffers
+
+    def judge(self, loss: float) -> None:
+        if loss < self.least:
+            self.least, self.kept = loss, [buffer.clone() for buffer in self.buffers]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        for buffer, kept in zip(self.buffers, self.kept, strict=True):
+            buffer.copy_(kept)

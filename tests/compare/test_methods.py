@@ -214,3 +214,21 @@ def test_refuses_what_cannot_be_compared(truth: Posterior) -> None:
     for call in (found.table, found.plot):
         with pytest.raises(ValueError, match=r"parameter must be one of \['locs\[0\]'.*got 'loc'"):
             call("loc")
+
+
+def test_refuses_posteriors_of_different_data(truth: Posterior) -> None:
+    one, two = (by_hand(normal(), observed={"x": torch.arange(5.0) + k}) for k in range(2))
+    with pytest.raises(ValueError, match="of the same data, got another x for two than for one"):
+        compare.methods({"one": one, "two": two}, reference="one")
+    other = by_hand(normal(), observed={"y": torch.arange(5.0)})
+    with pytest.raises(ValueError, match=r"same data, got sites \['y'\] for other"):
+        compare.methods({"one": one, "other": other}, reference="one")
+    single = by_hand(normal(), observed={"x": torch.arange(5.0).float()})
+    compare.methods({"one": one, "single": single, "unknown": truth}, reference="one")
+
+
+def test_chains_stuck_apart_disagree_without_bound(truth: Posterior) -> None:
+    stuck = by_hand(torch.tensor([[4.9], [5.1]]).unsqueeze(2).expand(2, 500, 3).clone())
+    found = compare.methods({"exact": truth, "stuck": stuck})
+    assert found.table("locs[0]").loc["stuck", "r_hat"] == math.inf
+    assert any("(R-hat inf" in said for said in found.failures())

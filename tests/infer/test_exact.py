@@ -57,5 +57,15 @@ def test_refuses_a_model_without_an_answer(ratios: Tensor) -> None:
         ValueError, match=r"registered with exact\.solves, got mine: use nuts\.fit"
     ):
         exact.fit(mine, ratios)
+
+    class Unhashable:
+        __hash__ = None  # pyright: ignore
+
+        def __call__(self, ratios: Tensor) -> None: ...
+
+    with pytest.raises(ValueError, match=r"registered with exact\.solves, got .*Unhashable"):
+        exact.fit(Unhashable(), ratios)
+    with pytest.raises(ValueError, match=r"num_draws must be a whole number, got 10\.5"):
+        exact.fit(twonn.model, ratios, num_draws=10.5)  # pyright: ignore
     with pytest.raises(ValueError, match="num_draws must be at least 1, got 0"):
         exact.fit(twonn.model, ratios, num_draws=0)

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -6,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pplvae.infer import Posterior, laplace
+from pplvae.infer import Posterior, laplace, nuts, svi
+from pplvae.infer.program import inspect
+from pplvae.infer.unconstrained import init_strategy
 from pplvae.intrinsic_dimension import twonn
 
 
@@ -136,3 +139,22 @@ def test_refuses_starts_that_do_not_fit(data: tuple[Tensor, Tensor]) -> None:
         laplace.fit(regression, *data, init={"w": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"init\['w'\] must be finite, got 1 nan or inf"):
         laplace.fit(regression, *data, init={"w": torch.tensor([0.0, math.nan, 0.0])})
+    with pytest.raises(ValueError, match="max_steps must be at least 1, got 0"):
+        laplace.fit(regression, *data, max_steps=0)
+
+
+@pytest.mark.parametrize("engine", [laplace.fit, nuts.fit, svi.fit])
+def test_refuses_starts_outside_the_support(engine: Callable[..., Posterior]) -> None:
+    ratios = dist.Pareto(torch.tensor(1.0), 3.0).sample((10,))
+    said = r"init\['dimension'\] must lie in the site's support .*, got -5\.0"
+    with pytest.raises(ValueError, match=said):
+        engine(twonn.model, ratios, init={"dimension": -5.0})
+
+
+def test_the_support_may_depend_on_the_start_of_another_site() -> None:
+    def model() -> None:
+        top = pyro.sample("top", dist.Gamma(torch.tensor(2.0), 1.0))
+        pyro.sample("below", dist.Uniform(torch.tensor(0.0), top))
+
+    strategy = init_strategy({"top": 900.0, "below": 800.0}, inspect(model))
+    pyro.infer.autoguide.initialization.InitMessenger(strategy)(model)()

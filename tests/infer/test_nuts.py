@@ -162,5 +162,7 @@ def test_refuses_impossible_settings(ratios: Tensor) -> None:
     ):
         with pytest.raises(ValueError, match=f"{name} must be {rule}, got {value}"):
             nuts.fit(twonn.model, ratios, **{name: value})
+    with pytest.raises(ValueError, match=r"num_chains must be a whole number, got 2\.0"):
+        nuts.fit(twonn.model, ratios, num_chains=2.0)  # pyright: ignore
     with pytest.raises(ValueError, match=r"init must name sites among \['dimension'\], got 'd'"):
         nuts.fit(twonn.model, ratios, init={"d": math.pi})

@@ -282,3 +282,14 @@ def test_refuses_draws_without_chains() -> None:
         Posterior({"a": torch.zeros(2, 5), "b": torch.zeros(2, 6)})
     with pytest.raises(ValueError, match=r"share their axes \(chain, draw\), got \{'a': \(5,\)"):
         Posterior({"a": torch.zeros(5)})
+
+
+def test_refuses_an_interval_of_no_probability() -> None:
+    with pytest.raises(ValueError, match=r"prob must be in \[0, 1\], got 1\.5"):
+        by_hand().summary(prob=1.5)
+
+
+def test_refuses_to_save_names_that_netcdf_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sites must have names without '/' .* got 'a/b'"):
+        Posterior({"a/b": torch.zeros(1, 4)}).save(tmp_path / "x.nc")
+    assert not list(tmp_path.iterdir())

@@ -261,6 +261,14 @@ def test_refuses_guides_that_do_not_fit(ratios: Tensor) -> None:
         quiet(twonn.model, ratios, guide=own_guide, init={"dimension": 2.0})
 
 
+@pytest.mark.parametrize("name", ["num_steps", "num_particles", "num_draws"])
+def test_refuses_impossible_counts(name: str, ratios: Tensor) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        quiet(twonn.model, ratios, **{name: 0})
+    with pytest.raises(ValueError, match=rf"{name} must be a whole number, got 10\.5"):
+        quiet(twonn.model, ratios, **{name: 10.5})
+
+
 def test_says_when_the_loss_blows_up(ratios: Tensor) -> None:
     with (
         pytest.warns(UserWarning, match="Encountered NaN: loss"),

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from scipy.special import gammainc
 from torch import Tensor
 
+from pplvae.infer import exact
 from pplvae.intrinsic_dimension import twonn
 
 
@@ -288,3 +289,11 @@ def test_refuses_impossible_settings() -> None:
         twonn.posterior(ratios, -1.0)
     with pytest.raises(ValueError, match=r"x must be finite, got 1 nan or inf"):
         twonn.distance_ratios(torch.tensor([[0.0], [1.0], [math.nan]]))
+
+
+def test_the_model_and_its_exact_answer_take_arrays() -> None:
+    ratios = 1 + torch.rand(50)
+    given = exact.fit(twonn.model, ratios.numpy(), num_draws=10, seed=0, pointwise=False)
+    expected = exact.fit(twonn.model, ratios, num_draws=10, seed=0, pointwise=False)
+    assert torch.equal(given.draws["dimension"], expected.draws["dimension"])
+    assert given.log_evidence == expected.log_evidence

@@ -37,8 +37,30 @@ def test_colors_come_last_in_a_picture() -> None:
 
 
 def test_refuses_images_of_another_size() -> None:
-    with pytest.raises(ValueError, match=r"x must have shape \(N, 4\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"x must hold images of 4 numbers, got shape \(5, 3\)"):
         plots.mosaic(torch.zeros(5, 3), (2, 2))
+    with pytest.raises(ValueError, match="x must hold images of 4 numbers"):
+        plots.mosaic(torch.zeros(0, 4), (2, 2))
+    with pytest.raises(ValueError, match="shape must be"):
+        plots.mosaic(torch.zeros(5, 4), (4,))
+    with pytest.raises(ValueError, match="columns must be at least 1, got 0"):
+        plots.mosaic(torch.zeros(5, 4), (2, 2), columns=0)
+    with pytest.raises(ValueError, match="grid must hold images of 9 numbers"):
+        plots.manifold(torch.zeros(2, 2, 4), (3, 3))
+    with pytest.raises(ValueError, match=r"below must have shape \(2, 4\)"):
+        plots.pairs(torch.zeros(2, 4), torch.zeros(3, 4), (2, 2))
+    with pytest.raises(ValueError, match=r"x must have shape \(N, 2\), got \(5, 3\)"):
+        plots.points(torch.zeros(5, 3))
+
+
+def test_a_point_estimate_is_an_upright_line() -> None:
+    ax = plots.posteriors({"NUTS": torch.randn(100), "MAP": torch.full((100,), 0.5)})
+    assert ax.lines[1].get_xdata() == [0.5, 0.5]
+
+
+def test_every_curve_is_drawn() -> None:
+    curves = {str(i): (torch.zeros(2), torch.ones(2)) for i in range(7)}
+    assert len(plots.histogram(histogram(torch.rand(9)), curves=curves).lines) == 7
 
 
 def test_originals_stand_over_reconstructions() -> None:

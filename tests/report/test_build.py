@@ -42,7 +42,7 @@ def test_the_page_is_self_contained(digits_report: Report) -> None:
 
 def test_numbers_draws_and_vae_stand_beside_the_page(digits_report: Report) -> None:
     numbers = json.loads((digits_report.folder / "numbers.json").read_text())
-    assert list(numbers) == STAGES
+    assert list(numbers) == [*STAGES, "files"]
     low, high = numbers["dimension"]["interval_95"]
     assert low < numbers["dimension"]["dimension"] < high
     assert numbers["run"]["seed"] == 0
@@ -100,12 +100,52 @@ def test_labels_and_names_are_escaped(tmp_path: Path) -> None:
 
 
 def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("keep")
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "vae_manifold.png").write_bytes(b"old")
     build(table(torch.rand(40, 2)), tmp_path, **QUICK)  # type: ignore[arg-type]
-    assert (tmp_path / "mine.txt").read_text() == "keep"
-    assert not (tmp_path / "figures" / "vae_manifold.png").exists()
+    first = {file for file in tmp_path.rglob("*") if file.is_file()}
+    (tmp_path / "figures" / "mine.png").write_bytes(b"keep")
+    build(table(torch.ones(40, 2)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    second = {file for file in tmp_path.rglob("*") if file.is_file()}
+    assert (tmp_path / "figures" / "mine.png").read_bytes() == b"keep"
+    assert tmp_path / "vae.safetensors" in first - second, "constant data have no VAE"
+
+
+def test_never_writes_over_the_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"out must be an empty folder .* holds index.html"):
+        build(table(torch.rand(40, 2)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    assert (tmp_path / "index.html").read_text() == "mine"
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="out must be a folder to write to"):
+        build(table(torch.rand(40, 2)), tmp_path / "file", **QUICK)  # type: ignore[arg-type]
+
+
+def test_the_numbers_are_strict_json(digits_report: Report) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    json.loads((digits_report.folder / "numbers.json").read_text(), parse_constant=refuse)
+
+
+def test_a_lattice_has_no_dimension_beyond_its_columns(tmp_path: Path) -> None:
+    axis = torch.arange(6.0)
+    done = build(table(torch.cartesian_prod(axis, axis, axis)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    (section,) = [s for s in done.sections if s.name == "dimension"]
+    assert "TwoNN does not hold here" in section.answer
+    assert any("as on a lattice: TwoNN" in note for note in section.notes)
+
+
+def test_a_constant_column_harms_nothing(tmp_path: Path) -> None:
+    x = torch.cat([torch.randn(80, 2), torch.full((80, 1), 0.1)], dim=1)
+    assert not build(table(x), tmp_path, **QUICK).failures  # type: ignore[arg-type]
+
+
+def test_a_failed_stage_leaves_no_figure_open_and_its_traceback_on_file(tmp_path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    build(table(torch.ones(30, 3)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    assert not plt.get_fignums()
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert "Traceback" in numbers["dimension"]["why"]
 
 
 def test_the_same_seed_gives_the_same_numbers_and_touches_nothing(tmp_path: Path) -> None:

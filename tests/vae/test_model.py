@@ -1,10 +1,14 @@
 import copy
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from pplvae import vae
@@ -30,7 +34,7 @@ def x() -> Tensor:
 
 
 def bare_svi(model: VAE, x: Tensor, steps: int = 5) -> None:
-    svi = SVI(model.model, model.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    svi = SVI(model.model, model.guide, Adam({"lr": 0.01}), Trace_ELBO())
     for _ in range(steps):
         svi.step(x)
 
@@ -70,7 +74,8 @@ def test_the_guide_draws_with_the_standard_deviation_not_the_variance() -> None:
         encoder.bias.copy_(torch.tensor([3.0, torch.tensor(0.1).log()]))
     model = VAE(encoder, nn.Identity(), unit_normal, latent_dim=1)
     with pyro.get_param_store().scope(), pyro.poutine.block():
-        z = pyro.poutine.trace(model.guide).get_trace(torch.zeros(20_000, 1)).nodes["z"]["value"]
+        trace: Any = pyro.poutine.trace(model.guide).get_trace(torch.zeros(20_000, 1))
+        z = trace.nodes["z"]["value"]
     assert z.std().item() == pytest.approx(0.1, rel=0.03)  # 6 standard errors of an sd: 6/√(2N)
 
 
@@ -187,3 +192,116 @@ def test_the_manifold_is_a_grid_of_equal_prior_probability() -> None:
     torch.testing.assert_close(grid[:, 0, 1], quantiles.flip(0))
     with pytest.raises(ValueError, match="vae must have latent_dim 2 for a grid, got 3"):
         vae.manifold.grid(vae.mlp(6, 3))
+
+
+def test_a_bare_pyro_svi_on_grey_pixels_says_what_to_do_and_then_trains() -> None:
+    model, x = vae.mlp(6, 2, likelihood=vae.Bernoulli("dynamic"), seed=0), torch.rand(60, 6)
+    with pytest.raises(
+        ValueError, match=r"x must be binary .* through `likelihood\.prepare\(x\)`"
+    ):
+        bare_svi(model, x)
+    before = weights(model)
+    svi = SVI(model.model, model.guide, Adam({"lr": 0.01}), Trace_ELBO())
+    for _ in range(5):
+        svi.step(model.likelihood.prepare(x))
+    assert moved(model, before)
+    pyro.clear_param_store()
+
+
+def mixture() -> dist.TorchDistribution:
+    """Two components, both the standard normal: a mixture without a formula for the KL."""
+    parts = dist.Normal(torch.zeros(2, 1), 1.0).to_event(1)
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), parts)
+
+
+def full(output: Tensor) -> dist.TorchDistribution:
+    loc, log_scale = output.chunk(2, dim=-1)
+    return dist.MultivariateNormal(loc, scale_tril=log_scale.exp().unsqueeze(-1))
+
+
+@pytest.mark.parametrize("laws", [{"prior": mixture}, {"posterior": full}])
+def test_a_kl_without_a_formula_is_estimated_on_the_draws(laws: dict[str, Callable]) -> None:
+    exact, x = exact_vae(), torch.randn(50, 1)
+    drawn = VAE(exact.encoder, exact.decoder, unit_normal, 1, **laws)
+    options = {"num_samples": 4000, "seed": 0}
+    one, two = vae.bounds.elbo(exact, x, **options), vae.bounds.elbo(drawn, x, **options)
+    # log q - log p has sd of about 1 given x: five standard errors, 5 / √200000.
+    assert two.kl == pytest.approx(one.kl, abs=0.012)
+    # The guide is the posterior, so each draw of log p(x, z) - log q(z) is log p(x) itself.
+    exact_value = dist.Normal(0.0, torch.tensor(2.0).sqrt()).log_prob(x.squeeze(1))
+    torch.testing.assert_close(two.per_point, exact_value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_prior_and_likelihood_follow_the_dtype_of_the_networks(dtype: torch.dtype) -> None:
+    model = VAE(nn.Linear(6, 4).to(dtype), nn.Linear(2, 6).to(dtype), vae.Gaussian(), 2)
+    assert vae.bounds.elbo(model, torch.randn(5, 6)).per_point.dtype == dtype
+    assert model.sample(3).dtype == model.likelihood.log_scale.dtype == dtype
+
+
+def with_dropout() -> VAE:
+    encoder = nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5))
+    return VAE(encoder, nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 6)), unit_normal, 2)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda m: m.encode(torch.ones(50, 6)).std(dim=0),
+        lambda m: m.decode(torch.ones(50, 2)).std(dim=0),
+        lambda m: m.reconstruct(torch.ones(50, 6)).std(dim=0),
+        lambda m: m.sample(50, noise=False, seed=0) - m.eval().sample(50, noise=False, seed=0),
+        lambda m: vae.manifold.grid(m, 2) - vae.manifold.grid(m, 2),
+        lambda m: (
+            vae.bounds.elbo(m, torch.ones(5, 6), seed=0).per_point
+            - vae.bounds.elbo(m.eval(), torch.ones(5, 6), seed=0).per_point
+        ),
+    ],
+)
+def test_looking_at_a_vae_drops_nothing_out(look: Callable[[VAE], Tensor]) -> None:
+    assert (look(with_dropout()).abs() < 1e-12).all()
+
+
+def test_looking_at_a_vae_leaves_the_mode_of_each_part() -> None:
+    model = with_dropout()
+    model.decoder.eval()
+    before = [part.training for part in model.modules()]
+    model.reconstruct(torch.ones(3, 6))
+    vae.bounds.elbo(model, torch.ones(3, 6))
+    assert [part.training for part in model.modules()] == before
+
+
+def test_a_likelihood_may_be_named_but_not_be_a_class() -> None:
+    networks = nn.Linear(6, 4), nn.Linear(2, 6)
+    assert isinstance(VAE(*networks, "gaussian", 2).likelihood, vae.Gaussian)
+    refusal = r"got the class Bernoulli: give Bernoulli\(\)"
+    with pytest.raises(ValueError, match=refusal):
+        VAE(*networks, vae.Bernoulli, 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=refusal):
+        vae.mlp(6, 2, likelihood=vae.Bernoulli)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="likelihood must be a name, an instance or a function"):
+        VAE(*networks, 3, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("latent_dim", lambda m: vae.mlp(6, 2.0)),  # type: ignore[arg-type]
+        ("latent_dim", lambda m: VAE(m.encoder, m.decoder, "bernoulli", 2.0)),  # type: ignore[arg-type]
+        ("hidden_dims", lambda m: vae.mlp(6, 2, hidden_dims=np.array([5.5]))),  # type: ignore[arg-type]
+        ("num_samples", lambda m: m.sample(2.5)),
+        ("num_steps", lambda m: vae.manifold.grid(m, 2.5)),  # type: ignore[arg-type]
+        ("num_samples", lambda m: vae.bounds.elbo(m, torch.ones(5, 6), num_samples=2.5)),  # type: ignore[arg-type]
+        ("batch_size", lambda m: vae.bounds.elbo(m, torch.ones(5, 6), batch_size=2.5)),  # type: ignore[arg-type]
+        ("batch_size", lambda m: vae.fit(m, torch.ones(5, 6), batch_size=16.0)),  # type: ignore[arg-type]
+        ("num_epochs", lambda m: vae.fit(m, torch.ones(5, 6), num_epochs=2.5)),  # type: ignore[arg-type]
+    ],
+)
+def test_refuses_parts_of_a_whole_number(name: str, call: Callable[[VAE], object]) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, got"):
+        call(vae.mlp(6, 2))
+
+
+def test_refuses_empty_batches() -> None:
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        vae.bounds.elbo(vae.mlp(6, 2), torch.ones(5, 6), batch_size=0)

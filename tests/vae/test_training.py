@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pplvae import data, vae
+from pplvae.optimize import checkpoint_seed
 from pplvae.vae import VAE
 
 
@@ -139,6 +141,94 @@ def test_refuses_data_with_holes(x: Tensor) -> None:
         vae.fit(small(), x, num_epochs=1)
     with pytest.raises(ValueError, match=r"x must have 8 columns, got 5"):
         vae.fit(small(), torch.ones(9, 5), num_epochs=1)
+
+
+def test_a_run_without_a_seed_resumes_with_that_of_its_checkpoint(
+    x: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.ckpt"
+    assert checkpoint_seed(path) is None
+    first = vae.fit(small(), x, num_epochs=2, checkpoint=path, progress=False)
+    again = vae.fit(small(), x, num_epochs=4, checkpoint=path, progress=False)
+    assert again.history.losses[:2] == first.history.losses
+    assert torch.equal(first.held_out, again.held_out)
+    whole = vae.fit(small(), x, num_epochs=4, seed=checkpoint_seed(path), progress=False)
+    assert whole.history == again.history
+
+
+class Watched(nn.Module):
+    """Batch norm that notes the modes it was called in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.modes = nn.BatchNorm1d(8), set[tuple[bool, bool]]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.add((self.training, torch.is_grad_enabled()))
+        return self.norm(x)
+
+
+def test_trains_in_training_mode_and_judges_in_evaluation_mode(x: Tensor) -> None:
+    watched = Watched()
+    model = VAE(nn.Sequential(watched, nn.Linear(8, 4)), nn.Linear(2, 8), "bernoulli", 2)
+    model.eval()
+    vae.fit(model, x, num_epochs=2, seed=0, progress=False)
+    assert watched.modes == {(True, True), (False, False)}
+    assert not any(part.training for part in model.modules())
+
+
+def test_batch_norm_averages_are_those_of_the_best_weights(x: Tensor) -> None:
+    def trained(num_epochs: int) -> tuple[VAE, int]:
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+        model = VAE(encoder, nn.Linear(2, 8), "bernoulli", 2)
+        options = {"num_epochs": num_epochs, "patience": None, "validation": 0.5}
+        fit = vae.fit(model, x, learning_rate=0.3, seed=0, progress=False, **options)  # type: ignore[arg-type]
+        return model, fit.history.best_epoch
+
+    long, best = trained(40)
+    short, last = trained(best + 1)
+    assert best == last < 39
+    assert all(torch.equal(a, b) for a, b in zip(long.buffers(), short.buffers(), strict=True))
+
+
+def test_weights_that_do_not_fit_leave_the_vae_as_it_was(tmp_path: Path) -> None:
+    def own(width: int, dtype: torch.dtype = torch.float64) -> VAE:
+        encoder = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, width), nn.Linear(width, 4))
+        return VAE(encoder, nn.Linear(2, 8), vae.Bernoulli(), 2).to(dtype)
+
+    own(5).save(tmp_path / "vae")
+    for into, got in [(own(6), r"\[5\] float64"), (own(5, torch.float32), r"float64 for")]:
+        before = {name: weight.clone() for name, weight in into.state_dict().items()}
+        with pytest.raises(ValueError, match=f"must fit the VAE, got .*{got}"):
+            VAE.load(tmp_path / "vae", into=into)
+        assert all(torch.equal(w, before[name]) for name, w in into.state_dict().items())
+
+
+def test_numpy_numbers_in_the_recipe_are_saved(tmp_path: Path) -> None:
+    sizes = {"hidden_dims": np.array([5, 4]), "likelihood": vae.Gaussian(np.float32(0.5))}  # type: ignore[arg-type]
+    model = vae.mlp(np.int64(8), np.int64(2), **sizes)  # type: ignore[arg-type]
+    model.save(tmp_path / "vae")
+    assert VAE.load(tmp_path / "vae").recipe == model.recipe
+
+
+def test_tied_weights_are_saved(tmp_path: Path) -> None:
+    def tied() -> VAE:
+        shared = nn.Linear(8, 8)
+        encoder = nn.Sequential(shared, nn.Linear(8, 4))
+        return VAE(encoder, nn.Sequential(nn.Linear(2, 8), shared), "gaussian", 2)
+
+    model, x = tied(), torch.randn(3, 8)
+    model.save(tmp_path / "vae")
+    again = VAE.load(tmp_path / "vae", into=tied())
+    torch.testing.assert_close(again.reconstruct(x), model.reconstruct(x))
+
+
+@pytest.mark.parametrize("num_points", [1, 2])
+def test_refuses_to_hold_out_all_points(num_points: int) -> None:
+    rule = f"validation must leave a point to train on, got 0.9 of {num_points} points"
+    with pytest.raises(ValueError, match=rule):
+        vae.fit(small(), torch.ones(num_points, 8), validation=0.9)
 
 
 @pytest.mark.slow
