@@ -71,8 +71,9 @@ def build(
 ) -> Report:
     """Find the structure of a data set and write it down as one page.
 
-    A stage that cannot run on these data says so on the page and does not stop the rest. Beside
-    `index.html`: `figures/*.png`, `numbers.json`, `draws/*.nc` and `vae.safetensors`.
+    A stage that cannot run on these data says so on the page and does not stop the rest; a run
+    that is interrupted leaves a page of the stages done. Beside `index.html`: `figures/*.png`,
+    `numbers.json`, `draws/*.nc` and `vae.safetensors`.
 
     Args:
         dataset: The data.
@@ -103,7 +104,14 @@ def build(
     _open(Path(out))
     x = prepared(dataset.x, image=dataset.is_image, standardize=standardize)
     study = Study(dataset, x, seed, settings, progress)
-    return _write(study, _run(study), Path(out))
+    started, cpu, sections = time.perf_counter(), time.process_time(), list[Section]()
+    try:
+        _run(study, sections)
+    finally:  # an interrupted run keeps what it has found
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+        sections.append(_provenance(study, sections, wall, cpu))
+        report = _write(study, sections, Path(out))
+    return report
 
 
 def prepared(x: Tensor, *, image: bool, standardize: bool) -> Tensor:
@@ -124,15 +132,13 @@ def prepared(x: Tensor, *, image: bool, standardize: bool) -> Tensor:
     return torch.where(varies, centered / scale, torch.zeros_like(centered))
 
 
-def _run(study: Study) -> list[Section]:
-    started, cpu, sections = time.perf_counter(), time.process_time(), []
+def _run(study: Study, sections: list[Section]) -> None:
+    """Add each stage's section to `sections`."""
     bar = tqdm(STAGES, desc="report", unit="stage", disable=not study.progress)
     with bar, _threads(study.x.numel()):
         for name, title, stage in bar:
             bar.set_description(f"report: {title}")
             sections.append(attempt(name, title, stage, study))
-    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return [*sections, _provenance(study, sections, wall, cpu)]
 
 
 @contextmanager
@@ -236,7 +242,7 @@ def _written(folder: Path) -> list[str]:
     """Return the files that an earlier report says it wrote here."""
     try:
         files = json.loads((folder / "numbers.json").read_text())["files"]
-        return [str(name) for name in files if ".." not in Path(name).parts]
+        return [name for name in files if folder.resolve() in (folder / name).resolve().parents]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

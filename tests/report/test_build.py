@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import sys
 from pathlib import Path
 
 import arviz as az
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from pplvae.data import Dataset
 from pplvae.report import Report, build
+from pplvae.report.build import STAGES as STAGES_OF_THE_HOUSE
 from pplvae.report.build import prepared
 from pplvae.vae import VAE
 
@@ -107,6 +109,29 @@ def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path: Path) -> 
     second = {file for file in tmp_path.rglob("*") if file.is_file()}
     assert (tmp_path / "figures" / "mine.png").read_bytes() == b"keep"
     assert tmp_path / "vae.safetensors" in first - second, "constant data have no VAE"
+
+
+def test_an_interrupted_report_keeps_what_it_has_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(study: object) -> None:
+        raise KeyboardInterrupt
+
+    stages = [STAGES_OF_THE_HOUSE[0], ("dimension", "How many?", interrupted)]
+    monkeypatch.setattr(sys.modules["pplvae.report.build"], "STAGES", stages)
+    with pytest.raises(KeyboardInterrupt):
+        build(table(torch.rand(40, 2)), tmp_path, **QUICK)  # type: ignore[arg-type]
+    assert (tmp_path / "figures" / "plane.png").exists()
+    assert "What do the data look like?" in (tmp_path / "index.html").read_text()
+
+
+def test_deletes_nothing_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "outside.txt").write_text("keep")
+    (tmp_path / "out").mkdir()
+    listed = ["../outside.txt", str(tmp_path / "outside.txt"), "index.html"]
+    (tmp_path / "out" / "numbers.json").write_text(json.dumps({"files": listed}))
+    build(table(torch.ones(9, 2)), tmp_path / "out", **QUICK)  # type: ignore[arg-type]
+    assert (tmp_path / "outside.txt").exists()
 
 
 def test_never_writes_over_the_files_of_others(tmp_path: Path) -> None:
