@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from pplvae import plots, vae
-from pplvae.intrinsic_dimension import spectrum
 from pplvae.report.section import Figure, Section, Study, Table, drawn
 
 TITLE = "Which latent variables explain them?"
@@ -144,11 +143,10 @@ def _image_figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -
 
 
 def _table_figures(study: Study, fit: vae.VAEFit) -> list[Figure]:
-    if study.components is None or study.components.shape[1] < 2:
+    if study.components.shape[1] < 2:
         return []
-    pca = spectrum.pca(study.x)
     samples = fit.vae.sample(min(2000, len(study.x)), seed=study.seed).cpu().double()
-    both = torch.cat([study.plane()[study.some(2000)], pca.project(samples, 2)])
+    both = torch.cat([study.plane()[study.some(2000)], study.pca.project(samples, 2)])
     source = torch.zeros(len(both), dtype=torch.int64)
     source[-len(samples) :] = 1
     ax = plots.points(both, source, names=["data", "samples"])

@@ -21,8 +21,6 @@ PATIENCE = 3  # numbers of components to try beyond the best so far
 
 def section(study: Study) -> Section:
     """Fit a Gaussian mixture to the leading components, by EM and by SVI."""
-    if study.components is None:
-        raise ValueError("the principal components are missing")
     axes = min(MOST_AXES, study.components.shape[1], max(2, round(study.dimension or MOST_AXES)))
     chosen = study.some(MOST_POINTS)
     if len(chosen) < 5 * (axes + 1):
@@ -103,7 +101,7 @@ def _bic(fit: em.EMFit, num_points: int, dim: int) -> float:
 
 
 def _agreement(study: Study, mixture: GaussianMixture, axes: int) -> float | None:
-    if study.dataset.labels is None or study.components is None:
+    if study.dataset.labels is None:
         return None
     from sklearn.metrics import adjusted_rand_score
 

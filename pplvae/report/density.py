@@ -14,8 +14,6 @@ NUM_NEIGHBORS = 10
 
 def section(study: Study) -> Section:
     """Show the densities of the leading components and the most and least typical points."""
-    if study.components is None:
-        raise ValueError("the principal components are missing")
     chosen = study.some(MOST_POINTS)
     found = neighbor.log_density(
         None, study.x[chosen], NUM_NEIGHBORS, study.dimension, progress=study.progress

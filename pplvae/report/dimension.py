@@ -18,7 +18,7 @@ SVI_STEPS, NUM_DRAWS, WARMUP_STEPS = 1000, 1000, 200
 
 def section(study: Study) -> Section:
     """Show the PCA spectrum, TwoNN's line, and the posterior of d by each method."""
-    pca = spectrum.pca(study.x)
+    pca = study.pca
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         ratios = twonn.distance_ratios(study.x, progress=study.progress)

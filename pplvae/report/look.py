@@ -7,14 +7,12 @@ from pplvae.intrinsic_dimension import spectrum
 from pplvae.report.section import Figure, Section, Study, Table, drawn
 
 TITLE = "What do the data look like?"
-MOST_COMPONENTS = 50
 
 
 def section(study: Study) -> Section:
     """Show some of the data, their ranges, and their two leading principal components."""
     dataset, (num_points, dim) = study.dataset, study.x.shape
-    pca = spectrum.pca(study.x)
-    study.components = pca.project(study.x, min(MOST_COMPONENTS, pca.rank))
+    pca = study.pca
     kind = f"images of {' × '.join(map(str, dataset.shape))}" if dataset.is_image else "rows"
     answer = f"{num_points:,} {kind}, {dim:,} numbers each"
     if dataset.labels is not None:

@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from pplvae import plots
 from pplvae.data import Dataset
 from pplvae.infer import Posterior
+from pplvae.intrinsic_dimension import spectrum
+from pplvae.intrinsic_dimension.spectrum import Spectrum
 from pplvae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+MOST_COMPONENTS = 50
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,6 @@ class Study:
         seed: Start of all random draws.
         settings: The options of the run.
         progress: Whether to show progress bars.
-        components: The leading principal components along which the data vary, shape (N, R); set
-            by the first stage.
         dimension: The estimated intrinsic dimension, at most the rank of the data; None until it
             is known.
     """
@@ -104,8 +106,21 @@ class Study:
     seed: int
     settings: "Settings"
     progress: bool
-    components: Tensor | None = None
     dimension: float | None = None
+
+    @cached_property
+    def pca(self) -> Spectrum:
+        """The principal component analysis of the points.
+
+        Raises:
+            ValueError: If they are all the same.
+        """
+        return spectrum.pca(self.x)
+
+    @cached_property
+    def components(self) -> Tensor:
+        """The leading principal components along which the data vary, shape (N, R)."""
+        return self.pca.project(self.x, min(MOST_COMPONENTS, self.pca.rank))
 
     def some(self, most: int) -> Tensor:
         """Return the row numbers of at most `most` points, evenly chosen at random, sorted."""
@@ -119,7 +134,7 @@ class Study:
         Raises:
             ValueError: If there are not two of them.
         """
-        if self.components is None or self.components.shape[1] < 2:
+        if self.components.shape[1] < 2:
             raise ValueError("the data must have at least 2 principal components for a plane")
         return self.components[:, :2]
 

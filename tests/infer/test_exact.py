@@ -1,6 +1,5 @@
 import math
 
-import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
@@ -8,11 +7,6 @@ from torch import Tensor
 
 from pplvae.infer import exact
 from pplvae.intrinsic_dimension import twonn
-
-
-@pytest.fixture
-def ratios() -> Tensor:
-    return dist.Pareto(torch.tensor(1.0), 3.0).sample((1000,))
 
 
 def test_draws_follow_the_exact_posterior(ratios: Tensor) -> None:

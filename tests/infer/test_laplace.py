@@ -34,12 +34,6 @@ def importance_evidence(found: Posterior) -> float:
     return weights.logsumexp(dim=1).item() - math.log(weights.shape[1])
 
 
-@pytest.fixture
-def data() -> tuple[Tensor, Tensor]:
-    x = torch.randn(50, 3)
-    return x, x @ torch.tensor([1.0, -2.0, 0.5]) + 0.5 * torch.randn(50)
-
-
 def test_is_exact_where_the_posterior_is_normal(data: tuple[Tensor, Tensor]) -> None:
     found = laplace.fit(regression, *data, seed=0)
     law, evidence = closed_form(*data)

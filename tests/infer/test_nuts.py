@@ -16,17 +16,6 @@ def regression(x: Tensor, y: Tensor) -> None:
         pyro.sample("y", dist.Normal(x @ w, 0.5), obs=y)
 
 
-@pytest.fixture
-def data() -> tuple[Tensor, Tensor]:
-    x = torch.randn(50, 3)
-    return x, x @ torch.tensor([1.0, -2.0, 0.5]) + 0.5 * torch.randn(50)
-
-
-@pytest.fixture
-def ratios() -> Tensor:
-    return dist.Pareto(torch.tensor(1.0), 3.0).sample((1000,))
-
-
 def test_finds_the_posterior_of_a_dimension(ratios: Tensor) -> None:
     found = nuts.fit(
         twonn.model, ratios, num_draws=400, warmup_steps=100, num_chains=2, seed=0, progress=False

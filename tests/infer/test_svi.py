@@ -41,17 +41,6 @@ def quiet(model: Callable[..., None], *data: Tensor, **options: object) -> Poste
     return svi.fit(model, *data, **{"seed": 0, "progress": False, **options})  # pyright: ignore
 
 
-@pytest.fixture
-def data() -> tuple[Tensor, Tensor]:
-    x = torch.randn(50, 3)
-    return x, x @ torch.tensor([1.0, -2.0, 0.5]) + 0.5 * torch.randn(50)
-
-
-@pytest.fixture
-def ratios() -> Tensor:
-    return dist.Pareto(torch.tensor(1.0), 3.0).sample((1000,))
-
-
 def assert_is_the_posterior_of_the_dimension(found: Posterior, ratios: Tensor) -> None:
     law, draws = twonn.posterior(ratios), found.draws["dimension"]
     # The guide is normal in log d, and log d under Gamma(1001, ·) has skewness −0.03: nearly so.
