@@ -24,9 +24,9 @@ import os
 import matplotlib.pyplot as plt
 import torch
 
-from pplvae import compare, data, mixtures, plots, vae
+from pplvae import compare, data, infer, mixtures, plots, vae
 from pplvae.density import bandwidth, histogram, kernel, neighbor
-from pplvae.infer import exact, laplace, nuts, svi
+from pplvae.infer import exact, importance, laplace, nuts, svi
 from pplvae.intrinsic_dimension import spectrum, twonn
 from pplvae.mixtures import em
 
@@ -76,6 +76,8 @@ posteriors = {
     "exact": exact.fit(twonn.model, ratios, seed=0),
     "SVI": svi.fit(twonn.model, ratios, init={"dimension": 5.0}, num_steps=steps, **quiet),
     "Laplace": laplace.fit(twonn.model, ratios, seed=0),
+    "importance": importance.fit(twonn.model, ratios, seed=0),
+    "MAP": infer.map.fit(twonn.model, ratios, seed=0),
     "NUTS": nuts.fit(
         twonn.model, ratios, init={"dimension": 5.0}, num_draws=20 if SMOKE else 400,
         warmup_steps=20 if SMOKE else 150, num_chains=2, **quiet,
@@ -92,6 +94,18 @@ comparison
 # %%
 print(comparison.failures() or "no method failed a check")
 posteriors["NUTS"].to_arviz()
+
+# %% [markdown]
+# And is SVI right on average, not just here? Simulation-based calibration infers the dimension of
+# many data sets drawn from the model: the true one must rank anywhere among the draws, equally often.
+# The whole engine room is in `02_inference`.
+
+# %%
+calibration = compare.calibrate(
+    twonn.model, ratios[:100], num_simulations=100 if SMOKE else 500, **quiet
+)
+calibration.plot()
+calibration
 
 # %% [markdown]
 # ## What is their density?

@@ -1,5 +1,21 @@
 """Judges of inference: methods side by side, and whether to believe them."""
 
-from pplvae.compare.methods import Comparison, methods
+from pplvae.compare.bounds import Bounds, bounds
+from pplvae.compare.calibrate import Calibration, calibrate
+from pplvae.compare.comparison import Comparison
+from pplvae.compare.convergence import Convergence, convergence
+from pplvae.compare.gradients import GradientComparison, gradients
+from pplvae.compare.methods import methods
 
-__all__ = ["Comparison", "methods"]
+__all__ = [
+    "Bounds",
+    "Calibration",
+    "Comparison",
+    "Convergence",
+    "GradientComparison",
+    "bounds",
+    "calibrate",
+    "convergence",
+    "gradients",
+    "methods",
+]

@@ -1,165 +1,123 @@
 """Inference methods side by side on one model and data set.
 
-Each method's posterior is held against a reference. For a parameter with reference mean m and
-standard deviation s, and the method's own m' and s',
+Each method's posterior is held against a reference: how far its means, sds and distributions are
+off (see `scores`), what evidence and held-out density it finds, whether its own diagnostics can be
+trusted (see `checks`), and what it cost.
 
-    error = (m' − m) / s,   sd ratio = s' / s,
-
-each known only up to its Monte Carlo error, which the effective sample sizes n and n' give:
-about √((s'/s)² / n' + 1 / n) for the error, and √(½ / n' + ½ / n) for the log of the ratio.
-Methods are never ranked by their loss or by LOO: neither is comparable across methods.
+Methods are never ranked by their loss or by LOO: a point estimate beats the exact posterior in
+both. The reference comes first, the others as given, and point estimates in a table of their own.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from pplvae.compare.comparison import Comparison
+from pplvae.compare.scores import (
+    Scores,
+    arrays,
+    averaged,
+    described,
+    evidence_range,
+    log_predictive,
+    restarts_r_hat,
+    score,
+    tail_index,
+)
 from pplvae.infer import Posterior
-from pplvae.infer.inference_data import diagnose, scalars
-from pplvae.validation import as_tensor, check_in_range
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-Scores: TypeAlias = dict[str, dict[str, float]]
-
-ERROR, RATIO, ESS, R_HAT = 0.2, 0.1, 400, 1.01  # what a method must keep to be believed
+from pplvae.validation import check_in_range
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Posteriors of the same model and data, by method.
-
-    Attributes:
-        posteriors: By method.
-        reference: The method that the others are held against.
-        scores: By method and scalar parameter: mean, sd, error, error_mc, sd_ratio, sd_ratio_mc,
-            ess (the least of bulk and tail), r_hat.
-    """
-
-    posteriors: dict[str, Posterior]
-    reference: str
-    scores: dict[str, Scores]
-
-    @property
-    def parameters(self) -> list[str]:
-        """The names of the scalar parameters."""
-        return list(self.scores[self.reference])
-
-    def table(self, parameter: str | None = None) -> "pd.DataFrame":
-        """Return one row a method.
-
-        Args:
-            parameter: A scalar parameter; where None and there are several, each score is the
-                worst over them.
-
-        Raises:
-            ValueError: If there is no such parameter.
-        """
-        import pandas as pd
-
-        if parameter is None and len(self.parameters) == 1:
-            parameter = self.parameters[0]
-        rows = {
-            method: (
-                _worst(list(scores.values()))
-                if parameter is None
-                else scores[self._known(parameter)]
-            )
-            | self._costs(method)
-            for method, scores in self.scores.items()
-        }
-        return pd.DataFrame.from_dict(rows, orient="index")
-
-    def failures(self) -> list[str]:
-        """Return what is wrong with each method, in plain words, and what to try; worst first."""
-        found = [
-            (excess, f"{method}: {said}")
-            for method, scores in self.scores.items()
-            for excess, said in (
-                *_mean_off(scores),
-                *_sd_off(scores),
-                *_unmixed(scores),
-                *_too_few(scores),
-                *_divergent(self._costs(method)["divergences"]),
-            )
-        ]
-        return [said for _, said in sorted(found, key=lambda pair: -pair[0])]
-
-    def plot(self, parameter: str | None = None, ax: "Axes | None" = None) -> "Axes":
-        """Draw the posterior density of a scalar parameter, the first one by default.
-
-        Raises:
-            ValueError: If there is no such parameter.
-        """
-        from pplvae import plots
-
-        parameter = self._known(parameter or self.parameters[0])
-        draws = {name: _arrays(p, name)[parameter] for name, p in self.posteriors.items()}
-        return plots.posteriors(draws, label=parameter, ax=ax)
-
-    def __repr__(self) -> str:
-        return (
-            f"Comparison against {self.reference}\n{self.table().to_string(float_format=_short)}"
-        )
-
-    def _repr_html_(self) -> str:
-        return self.table().to_html(float_format=_short)
-
-    def _known(self, parameter: str) -> str:
-        if parameter not in self.parameters:
-            raise ValueError(f"parameter must be one of {self.parameters}, got {parameter!r}")
-        return parameter
-
-    def _costs(self, method: str) -> dict[str, Any]:
-        posterior = self.posteriors[method]
-        diverging = posterior.sample_stats.get("diverging")
-        return {
-            "divergences": 0 if diverging is None else int(diverging.sum()),
-            "log_evidence": np.nan if posterior.log_evidence is None else posterior.log_evidence,
-            "cpu_seconds": posterior.cost.cpu_seconds,
-            "gradients": posterior.cost.gradient_evaluations,
-        }
-
-
-def methods(posteriors: Mapping[str, Posterior], reference: str = "exact") -> Comparison:
+def methods(
+    posteriors: Mapping[str, Posterior | Sequence[Posterior]],
+    reference: str = "exact",
+    *,
+    held_out: tuple[Any, ...] | None = None,
+) -> Comparison:
     """Return posteriors of one model and data set, held against one of them.
 
-    Parameters that never vary (the zeros of a triangular matrix) are left out.
+    Parameters that never vary (the zeros of a triangular matrix) are left out. Points, posteriors
+    of a single draw as from MAP or EM, are kept apart from those with a spread.
 
     Args:
-        posteriors: By the method's name.
+        posteriors: By the method's name. A list holds restarts of one method from other seeds: the
+            first is scored, and all are held against each other.
         reference: The name of the one to believe.
+        held_out: The model and its arguments with points that were held out, to score the
+            predictive density on.
 
     Raises:
-        ValueError: If the reference is not among them or never varies, their parameters or data
-            differ, or one has nan or inf, or fewer than 4 draws in a chain.
+        ValueError: If the reference is not among them, is a point or never varies, their
+            parameters or data differ, restarts are all the same, or one has nan or inf, or is no
+            point but has fewer than 4 draws in a chain.
     """
     if reference not in posteriors:
         raise ValueError(f"reference must be one of {list(posteriors)}, got {reference!r}")
-    arrays = {method: _arrays(posterior, method) for method, posterior in posteriors.items()}
-    truth = {name: draws for name, draws in arrays[reference].items() if np.ptp(draws) > 0}
+    names = [reference, *(name for name in posteriors if name != reference)]
+    groups = {name: _restarts(posteriors[name], name) for name in names}
+    first = {name: group[0] for name, group in groups.items()}
+    if first[reference].is_point:
+        raise ValueError(f"reference must have a spread, got {reference!r}, which is a point")
+    found = {name: [_arrays(p, name) for p in group] for name, group in groups.items()}
+    truth = {name: draws for name, draws in found[reference][0].items() if np.ptp(draws) > 0}
     if not truth:
         raise ValueError(f"reference must vary, got {reference!r} of constant draws")
-    for method, draws in arrays.items():
-        if set(draws) != set(arrays[reference]):
-            raise ValueError(
-                f"posteriors must share their parameters, got {sorted(draws)} for {method} "
-                f"and {sorted(arrays[reference])} for {reference}"
-            )
-        _check_same_data(posteriors[method], posteriors[reference], method, reference)
-    standard = {name: _described(draws) for name, draws in truth.items()}
+    for name, group in groups.items():
+        for posterior, draws in zip(group, found[name], strict=True):
+            _check_same_parameters(draws, found[reference][0], (name, reference), posterior)
+            _check_same_data(posterior, first[reference], name, reference)
+    spread = [name for name in names if not first[name].is_point]
+    most = _most_effective(first[reference])
+    standard = {name: described(draws, most) for name, draws in truth.items()}
+    predicted = _predicted(first, reference, held_out)
     return Comparison(
-        dict(posteriors),
+        first,
         reference,
         {
-            method: {name: _score(_described(draws[name]), standard[name]) for name in truth}
-            for method, draws in arrays.items()
+            method: _scored(found[method], truth, standard, _most_effective(first[method]))
+            for method in spread
         },
+        {method: _facts(group) | predicted[method] for method, group in groups.items()},
+        {method: _placed(found[method], standard) for method in names if method not in spread},
+    )
+
+
+def _restarts(given: Posterior | Sequence[Posterior], method: str) -> list[Posterior]:
+    """Return the posteriors of one method, refusing restarts that say nothing."""
+    group = [given] if isinstance(given, Posterior) else list(given)
+    if not group:
+        raise ValueError(f"restarts of {method} must be at least 1, got none")
+    if len({posterior.is_point for posterior in group}) > 1:
+        raise ValueError(f"restarts of {method} must all be points or none, got both")
+    draws = [next(iter(posterior.draws.values())) for posterior in group]
+    if not group[0].is_point and any(torch.equal(draws[0], other) for other in draws[1:]):
+        raise ValueError(f"restarts of {method} must differ in seed, got the same draws twice")
+    return group
+
+
+def _arrays(posterior: Posterior, method: str) -> dict[str, np.ndarray]:
+    if not posterior.is_point:
+        check_in_range(f"draws in a chain of {method}", posterior.num_draws, 4)
+    return arrays(posterior, method)
+
+
+def _check_same_parameters(
+    ours: dict[str, np.ndarray],
+    theirs: dict[str, np.ndarray],
+    names: tuple[str, str],
+    posterior: Posterior,
+) -> None:
+    """Refuse other parameters than the reference's; a point may leave some out."""
+    shared = [name for name in ours if name in theirs]
+    varies = any(np.ptp(theirs[name]) > 0 for name in shared)
+    if set(ours) == set(theirs) or (posterior.is_point and varies):
+        return
+    raise ValueError(
+        f"posteriors must share their parameters, got {sorted(ours)} for {names[0]} "
+        f"and {sorted(theirs)} for {names[1]}"
     )
 
 
@@ -186,106 +144,78 @@ def _check_same_data(ours: Posterior, theirs: Posterior, method: str, reference:
             )
 
 
-def _arrays(posterior: Posterior, method: str) -> dict[str, np.ndarray]:
-    check_in_range(f"draws in a chain of {method}", posterior.num_draws, 4)
-    tensors = {n: as_tensor(v, name=f"{n} of {method}") for n, v in posterior.draws.items()}
-    return scalars({n: v.detach().cpu().double().numpy() for n, v in tensors.items()})
-
-
-def _described(draws: np.ndarray) -> dict[str, float]:
-    found = diagnose(draws)
+def _scored(
+    restarts: list[dict[str, np.ndarray]],
+    truth: dict[str, np.ndarray],
+    standard: dict[str, dict[str, float]],
+    most: float,
+) -> Scores:
     return {
-        "mean": float(draws.mean()),
-        "sd": float(draws.std(ddof=1)),
-        "ess": min(found["ess_bulk"], found["ess_tail"]),
-        "r_hat": found["r_hat"],
+        name: score(restarts[0][name], truth[name], standard[name], most)
+        | {"restarts_r_hat": restarts_r_hat(restarts, name)}
+        for name in truth
     }
 
 
-def _score(found: dict[str, float], truth: dict[str, float]) -> dict[str, float]:
-    scale, ratio = truth["sd"], found["sd"] / truth["sd"]
+def _most_effective(posterior: Posterior) -> float:
+    """Return the most independent draws that a posterior can have: those that it was made of."""
+    return posterior.diagnostics.get("importance_ess", math.inf)
+
+
+def _placed(
+    restarts: list[dict[str, np.ndarray]], standard: dict[str, dict[str, float]]
+) -> Scores:
+    """Return where a point lies, for each parameter that it has."""
+    scores = {}
+    for name in (name for name in standard if name in restarts[0]):
+        values = np.array([found[name].item() for found in restarts])
+        mean, scale = standard[name]["mean"], standard[name]["sd"]
+        apart = np.ptp(values) / scale if len(values) > 1 else math.nan
+        scores[name] = {
+            "value": float(values[0]),
+            "error": float((values[0] - mean) / scale),
+            "restarts_apart": float(apart),
+        }
+    return scores
+
+
+def _facts(restarts: list[Posterior]) -> dict[str, float]:
+    """Return what is known of a method as a whole; nan where it is not."""
+    posterior = restarts[0]
+    diverging, log_joint = (posterior.sample_stats.get(name) for name in ("diverging", "lp"))
+    evidence = posterior.log_evidence
     return {
-        "mean": found["mean"],
-        "sd": found["sd"],
-        "error": (found["mean"] - truth["mean"]) / scale,
-        "error_mc": float(np.sqrt(ratio**2 / found["ess"] + 1 / truth["ess"])),
-        "sd_ratio": ratio,
-        "sd_ratio_mc": float(ratio * np.sqrt(0.5 / found["ess"] + 0.5 / truth["ess"])),
-        "ess": found["ess"],
-        "r_hat": found["r_hat"],
+        "divergences": 0 if diverging is None else int(diverging.sum()),
+        "pareto_k": tail_index(posterior),
+        "label_modes": posterior.diagnostics.get("label_modes", math.nan),
+        "restarts_evidence_range": evidence_range(restarts),
+        "log_evidence": math.nan if evidence is None else evidence,
+        "log_evidence_error": posterior.diagnostics.get("log_evidence_error", math.nan),
+        "lp": log_joint.item() if posterior.is_point and log_joint is not None else math.nan,
+        "cpu_seconds": posterior.cost.cpu_seconds,
+        "gradients": posterior.cost.gradient_evaluations,
     }
 
 
-# Each check yields what is wrong with the worst parameter, and how many times over the limit it
-# is. Three Monte Carlo errors are allowed for.
+def _predicted(
+    posteriors: dict[str, Posterior], reference: str, held_out: tuple[Any, ...] | None
+) -> dict[str, dict[str, float]]:
+    """Return each method's predictive log density a point, and its gain over the reference's.
 
-
-def _mean_off(scores: Scores) -> Iterator[tuple[float, str]]:
-    name = max(scores, key=lambda p: abs(scores[p]["error"]) - 3 * scores[p]["error_mc"])
-    error, slack = scores[name]["error"], 3 * scores[name]["error_mc"]
-    if abs(error) > ERROR + slack:
-        yield (
-            abs(error) / ERROR,
-            f"the mean of {name} lies {abs(error):.2f} reference sds "
-            f"{'below' if error < 0 else 'above'} the reference (believed up to {ERROR}): "
-            "take more steps or another start",
-        )
-
-
-def _sd_off(scores: Scores) -> Iterator[tuple[float, str]]:
-    name = max(scores, key=lambda p: abs(scores[p]["sd_ratio"] - 1) - 3 * scores[p]["sd_ratio_mc"])
-    ratio, slack = scores[name]["sd_ratio"], 3 * scores[name]["sd_ratio_mc"]
-    if abs(ratio - 1) > RATIO + slack:
-        yield (
-            abs(ratio - 1) / RATIO,
-            f"the sd of {name} is {ratio:.2f} of the reference's (believed within "
-            f"{1 - RATIO:.1f} to {1 + RATIO:.1f}): try a richer guide or NUTS",
-        )
-
-
-def _unmixed(scores: Scores) -> Iterator[tuple[float, str]]:
-    name = max(scores, key=lambda p: np.nan_to_num(scores[p]["r_hat"]))
-    r_hat = scores[name]["r_hat"]
-    if r_hat > R_HAT:
-        yield (
-            r_hat / R_HAT,
-            f"the chains disagree on {name} (R-hat {r_hat:.3f}, at most {R_HAT}): "
-            "take more warm-up steps, or look for several modes",
-        )
-
-
-def _too_few(scores: Scores) -> Iterator[tuple[float, str]]:
-    name = min(scores, key=lambda p: scores[p]["ess"])
-    ess = scores[name]["ess"]
-    if ess < ESS:
-        yield (
-            ESS / max(ess, 1.0),
-            f"{name} has an effective sample size of {ess:.0f} (at least {ESS}): take more draws",
-        )
-
-
-def _divergent(divergences: int) -> Iterator[tuple[float, str]]:
-    if divergences:
-        yield (
-            float(divergences),
-            f"{divergences} divergent transitions: raise target_accept_prob, or write the model "
-            "in other coordinates",
-        )
-
-
-def _worst(scores: list[dict[str, float]]) -> dict[str, float]:
-    """Return the worst of each score over parameters; means and sds belong to none."""
-    error = max(scores, key=lambda s: abs(s["error"]))
-    ratio = max(scores, key=lambda s: abs(s["sd_ratio"] - 1))
-    return {
-        "error": error["error"],
-        "error_mc": error["error_mc"],
-        "sd_ratio": ratio["sd_ratio"],
-        "sd_ratio_mc": ratio["sd_ratio_mc"],
-        "ess": min(s["ess"] for s in scores),
-        "r_hat": max((s["r_hat"] for s in scores), key=np.nan_to_num),
+    All methods share the points, so that the gain is far more certain than the density.
+    """
+    found = {
+        name: None if held_out is None else log_predictive(posterior, held_out)
+        for name, posterior in posteriors.items()
     }
-
-
-def _short(value: float) -> str:
-    return "n/a" if np.isnan(value) else f"{value:.4g}"
+    facts, base = {}, found[reference]
+    for name, density in found.items():
+        mean, error = averaged(density)
+        gain, gain_error = averaged(
+            None if density is None or base is None or name == reference else density - base
+        )
+        facts[name] = {
+            "predictive": mean, "predictive_error": error,
+            "predictive_gain": gain, "predictive_gain_error": gain_error,
+        }  # fmt: skip
+    return facts

@@ -1,6 +1,21 @@
 """Inference for any Pyro model; nothing here knows which. One engine is one file."""
 
-from pplvae.infer import exact, laplace, nuts, svi
+from pplvae.infer import em, exact, importance, laplace, map, nuts, svi
+from pplvae.infer.decomposition import decomposition
+from pplvae.infer.lifting import least_absolute_deviations
 from pplvae.infer.posterior import Cost, Posterior, load
 
-__all__ = ["Cost", "Posterior", "exact", "laplace", "load", "nuts", "svi"]
+__all__ = [
+    "Cost",
+    "Posterior",
+    "decomposition",
+    "em",
+    "exact",
+    "importance",
+    "laplace",
+    "least_absolute_deviations",
+    "load",
+    "map",
+    "nuts",
+    "svi",
+]

@@ -15,15 +15,15 @@ from pyro.infer.autoguide import guides as autoguides
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pplvae.infer.program import BLOCK, Draws, Model, Program, inspect, sample_sites
-from pplvae.infer.unconstrained import init_strategy
-from pplvae.validation import check_one_of
-
-GUIDES: dict[str, type[autoguides.AutoContinuous]] = {
-    "mean_field": autoguides.AutoDiagonalNormal,
-    "full_rank": autoguides.AutoMultivariateNormal,
-    "low_rank": autoguides.AutoLowRankMultivariateNormal,
-}
+from pplvae.infer.program import (
+    BLOCK,
+    Draws,
+    Model,
+    Program,
+    inspect,
+    runs_in_plate,
+    sample_sites,
+)
 
 
 def own_store() -> None:
@@ -44,43 +44,23 @@ def own_store() -> None:
     store.set_state({"params": params, "constraints": constraints})
 
 
-def as_guide(
-    model: Model, guide: str | Model, program: Program, init: dict[str, Any] | None
-) -> tuple[str, Model]:
-    """Return the name of a guide and the guide, made for the model where only named.
-
-    Raises:
-        ValueError: If there is no guide of that name, or `init` is given for a guide of one's own.
-    """
-    if isinstance(guide, str):
-        check_one_of("guide", guide, GUIDES)
-        _forget(GUIDES[guide].__name__)
-        made = GUIDES[guide](model, init_loc_fn=init_strategy(init, program))
-        return guide.replace("_", "-"), made
-    if init is not None:
-        raise ValueError(f"init must be None with a guide of your own, got {init}")
-    return "own guide", guide
-
-
-def _forget(guide: str) -> None:
-    """Drop what another guide of this class has left: Pyro names their parameters alike."""
-    store = pyro.get_param_store()
-    for name in [name for name in store if name.startswith(f"{guide}.")]:
-        del store[name]
-
-
 def parameters(guide: Model, data: tuple[Any, ...]) -> list[Tensor]:
     """Return the unconstrained leaves that a run of the guide reads.
 
     Raises:
         ValueError: If it reads none.
     """
-    with poutine.block():
-        trace: Any = poutine.trace(guide, param_only=True).get_trace(*data)
-    leaves = [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
-    if not leaves:
+    found = leaves(guide, data)
+    if not found:
         raise ValueError("guide must have a parameter to train, got none")
-    return leaves
+    return found
+
+
+def leaves(program: Model, data: tuple[Any, ...]) -> list[Tensor]:
+    """Return the unconstrained leaves that a run of a model or guide reads."""
+    with poutine.block():
+        trace: Any = poutine.trace(program, param_only=True).get_trace(*data)
+    return [s["value"].unconstrained() for s in trace.nodes.values() if s["type"] == "param"]
 
 
 def check_moves(loss: Tensor, leaves: list[Tensor]) -> None:
@@ -138,17 +118,37 @@ def _num_free(program: Program, name: str) -> int:
     return torch.Size(shape).numel()
 
 
-def _is_delta(law: Any) -> bool:
+def unwrapped(law: Any) -> Any:
+    """Return the distribution that others wrap: an event's, a mask's, a transform's."""
     while hasattr(law, "base_dist"):
         law = law.base_dist
-    return isinstance(law, Delta)
+    return law
+
+
+def _is_delta(law: Any) -> bool:
+    return isinstance(unwrapped(law), Delta)
+
+
+def take_plate(
+    model: Model, guide: Model, data: tuple[Any, ...], program: Program
+) -> tuple[bool, bool]:
+    """Return whether a guide gives several draws in one run, in a plate, and the model takes them.
+
+    Raises:
+        ValueError: If the guide leaves a latent site of the model out.
+    """
+    anatomy = check_covers(guide, data, program)
+    some, _ = draw(guide, data, anatomy, 2, together=False)
+    # Pyro's own guides run in a plate, but their sites are not to be set from outside.
+    gives = anatomy is program or runs_in_plate(guide, data, anatomy, some)
+    return gives, gives and runs_in_plate(model, data, program, some)
 
 
 def draw(
     guide: Model, data: tuple[Any, ...], program: Program, num_draws: int, together: bool
 ) -> tuple[Draws, Tensor]:
     """Return draws from the guide, shapes (S, …), and their log density, shape (S,)."""
-    size = max(1, BLOCK // max(1, program.num_observations)) if together else 1
+    size = max(1, BLOCK // max(1, program.num_terms)) if together else 1
     parts = [
         _draw_block(guide, data, program, min(size, num_draws - start))
         for start in range(0, num_draws, size)

@@ -18,10 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pplvae.infer.mode import find_mode, precision_factor
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
 from pplvae.infer.program import Model, untouched
 from pplvae.infer.unconstrained import Potential
 from pplvae.validation import check_whole
+
+STRICT = (
+    "the curvature at the mode must be positive in every direction (a model that is not "
+    "identified has none: give `init`, or use nuts.fit)"
+)
 
 
 def fit(
@@ -56,7 +62,7 @@ def fit(
     with untouched(seed) as seed:
         potential = Potential(model, data, init)
         mode, trace = find_mode(potential, max_steps)
-        factor = _cholesky(_hessian(potential, mode))
+        factor = precision_factor(potential.hessian(mode), STRICT)
         _check_reached(potential, mode, factor)
         noise = torch.randn(num_draws, len(mode), dtype=mode.dtype, device=mode.device)
         # H = L Lᵀ, so L⁻ᵀ ε has covariance H⁻¹
@@ -80,57 +86,12 @@ def fit(
         )
 
 
-def find_mode(potential: Potential, max_steps: int) -> tuple[Tensor, Tensor]:
-    """Return the minimum û of the potential, shape (n,), and U at each step, in nats.
-
-    By L-BFGS with a strong Wolfe line search, from the potential's start.
-    """
-    u = potential.flatten(potential.initial).clone().requires_grad_()
-    eps, energies = torch.finfo(u.dtype).eps, []
-    optimizer = torch.optim.LBFGS(
-        [u], max_iter=max_steps, line_search_fn="strong_wolfe",
-        tolerance_grad=eps**0.5, tolerance_change=eps,
-    )  # fmt: skip
-
-    def closure() -> Tensor:
-        energy = _energy(potential, u)
-        (u.grad,) = torch.autograd.grad(energy, u)
-        energies.append(energy.detach())
-        return energies[-1]
-
-    optimizer.step(closure)
-    closure()
-    return u.detach(), torch.stack(energies)
-
-
 def _check_reached(potential: Potential, mode: Tensor, factor: Tensor) -> None:
     """Warn where a Newton step H⁻¹ ∇U would still go far, in standard deviations: |L⁻¹ ∇U|."""
-    u = mode.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(_energy(potential, u), u)
+    slope = potential.slope(mode)
     distance = torch.linalg.solve_triangular(factor, slope.unsqueeze(1), upper=False).norm().item()
     if not distance < 0.1:
         warnings.warn(
             f"the mode is still {distance:.2g} standard deviations away: raise max_steps",
             stacklevel=3,
         )
-
-
-def _energy(potential: Potential, flat: Tensor) -> Tensor:
-    return potential(potential.unflatten(flat))
-
-
-def _hessian(potential: Potential, flat: Tensor) -> Tensor:
-    hessian = torch.autograd.functional.hessian(lambda u: _energy(potential, u), flat)
-    assert isinstance(hessian, Tensor)
-    return hessian
-
-
-def _cholesky(hessian: Tensor) -> Tensor:
-    factor, info = torch.linalg.cholesky_ex(0.5 * (hessian + hessian.mT))
-    if info.item() or not factor.isfinite().all():
-        least = torch.linalg.eigvalsh(hessian.nan_to_num()).min().item()
-        raise ValueError(
-            "the curvature at the mode must be positive in every direction, got least eigenvalue "
-            f"{least:.3g}: the model may not be identified; give `init`, or use nuts.fit"
-        )
-    return factor

@@ -46,8 +46,12 @@ class Posterior:
         method: The engine and its settings, in a few words.
         log_likelihood: log p(x_n | θ) in nats by observed site, shapes (C, S, N, …).
         observed: The data by observed site, shapes (N, …).
-        sample_stats: Numbers about each draw, shapes (C, S): `diverging`, `lp`; for engines
-            that know the density q of their draws `log_weight` = log p(x, θ) − log q(θ).
+        sample_stats: Numbers about each draw, shapes (C, S): `lp`, the log joint; `diverging` and
+            more by NUTS; for engines that know the density q of their draws `log_weight` =
+            log p(x, θ) − log q(θ).
+        diagnostics: What the engine knows of its own quality, by name: `pareto_k` (see
+            `inference_data.pareto_k`), `log_evidence_error` (its Monte Carlo standard error, in
+            nats), `importance_ess`, `converged`, `label_modes`.
         provenance: Seed, versions and dtype.
     """
 
@@ -59,6 +63,7 @@ class Posterior:
     log_likelihood: Draws = field(default_factory=dict)
     observed: Draws = field(default_factory=dict)
     sample_stats: Draws = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +83,11 @@ class Posterior:
     def num_draws(self) -> int:
         """The number of draws S in each chain."""
         return next(iter(self.draws.values())).shape[1]
+
+    @property
+    def is_point(self) -> bool:
+        """Whether this is one value of the sites, as from `map` or `em`, that says no spread."""
+        return self.num_chains * self.num_draws == 1
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{n} {tuple(v.shape[2:])}" for n, v in self.draws.items())
@@ -139,7 +149,8 @@ class Posterior:
 
     def _attributes(self) -> dict[str, Any]:
         known = {} if self.log_evidence is None else {"log_evidence": self.log_evidence}
-        return {"method": self.method, **vars(self.cost), **known, **self.provenance}
+        said = {f"diagnostics_{name}": value for name, value in self.diagnostics.items()}
+        return {"method": self.method, **vars(self.cost), **known, **said, **self.provenance}
 
 
 def load(path: str | os.PathLike[str]) -> Posterior:
@@ -156,6 +167,7 @@ def load(path: str | os.PathLike[str]) -> Posterior:
         group: {name: torch.as_tensor(value) for name, value in values.items()}
         for group, values in groups.items()
     }
+    said = {n: attributes.pop(n) for n in list(attributes) if n.startswith("diagnostics_")}
     cost = Cost(**{name: attributes.pop(name) for name in vars(Cost()) if name in attributes})
     return Posterior(
         draws=tensors["posterior"],
@@ -166,6 +178,7 @@ def load(path: str | os.PathLike[str]) -> Posterior:
         log_likelihood=tensors.get("log_likelihood", {}),
         observed=tensors.get("observed_data", {}),
         sample_stats=tensors.get("sample_stats", {}),
+        diagnostics={name.removeprefix("diagnostics_"): value for name, value in said.items()},
         provenance=attributes,
     )
 
@@ -197,6 +210,15 @@ def provenance(seed: int, dtype: torch.dtype) -> dict[str, Any]:
         "pyro_version": str(pyro.__version__),
         "torch_version": str(torch.__version__),
     }
+
+
+def log_mean_error(log_weight: Tensor) -> float:
+    """Return the standard error of log 1/S Σ_s w_s, for log weights of shape (S,), in nats.
+
+    By the delta method: sd(w) / (mean(w) √S). Weights with a heavy tail make it too small.
+    """
+    weight = (log_weight - log_weight.max()).exp()
+    return (weight.std() / weight.mean() / math.sqrt(len(weight))).item()
 
 
 def from_independent_draws(
@@ -232,11 +254,13 @@ def from_independent_draws(
     found = evaluate(model, data, draws, pointwise=pointwise)
     program = inspect(model, *data)
     fields: dict[str, Any] = {"cost": meter.read()}
-    stats: Draws = {}
+    stats: Draws = {"lp": found.log_joint.unsqueeze(0)}
     if log_q is not None:
         log_weight = found.log_joint - log_q
         stats["log_weight"] = log_weight.unsqueeze(0)
         fields["log_evidence"] = log_weight.logsumexp(dim=0).item() - math.log(num_draws(draws))
+        if "log_evidence" not in rest:
+            fields["diagnostics"] = {"log_evidence_error": log_mean_error(log_weight)}
     return Posterior(
         draws={name: value.unsqueeze(0) for name, value in (draws | found.deterministic).items()},
         log_likelihood={n: value.unsqueeze(0) for n, value in found.log_likelihood.items()},

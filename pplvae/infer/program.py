@@ -2,10 +2,13 @@
 
 A model is only a function. One run of it under a trace shows the latent sites and their shapes,
 the observed ones, and how deep its plates nest; the same model conditioned on draws gives their
-log joint.
+log joint. Discrete latent sites z of finitely many values are summed out, each value in parallel:
+
+    p(x, θ) = Σ_z p(x, z, θ).
 """
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +17,8 @@ from typing import Any, TypeAlias
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.ops.contract import contract_to_tensor
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
@@ -21,7 +26,8 @@ from pplvae import randomness
 
 Model: TypeAlias = Callable[..., Any]
 Draws: TypeAlias = dict[str, Tensor]
-One: TypeAlias = Callable[[Draws], dict[tuple[str, str], Tensor]]  # what is said of one draw
+Said: TypeAlias = dict[tuple[str, str], Tensor]  # what a model says of S draws, shapes (S, …)
+Say: TypeAlias = Callable[[Draws], Said]
 
 TOLERANCE = 1e-4, 1e-4  # relative and absolute: right, not equal to the bit
 BLOCK = 2**18  # log-likelihood terms computed at once; each may need many numbers on its way
@@ -32,31 +38,30 @@ class Program:
     """The anatomy of a model, seen in one run.
 
     Attributes:
-        latent: Shape of each latent site.
+        latent: Shape of each continuous latent site.
+        enumerated: Discrete latent sites, which are summed out.
         supports: Pyro's constraint on each latent site, in this run.
         batch_dims: How many leading axes of each latent site come from plates and batches.
         observed: The data, by site.
         batch_shapes: Shape of each observed site's log-likelihood.
-        deterministic: Shape of each deterministic site.
+        deterministic: Shape of each deterministic site that no enumerated site moves.
         max_plate_nesting: How deep plates and batches nest.
+        num_terms: How many log-likelihood terms of one draw are computed at once.
         dtype: The floating-point type of the latent sites.
         device: Where they live.
     """
 
     latent: dict[str, torch.Size]
+    enumerated: tuple[str, ...]
     supports: dict[str, Any]
     batch_dims: dict[str, int]
     observed: dict[str, Tensor]
     batch_shapes: dict[str, torch.Size]
     deterministic: dict[str, torch.Size]
     max_plate_nesting: int
+    num_terms: int
     dtype: torch.dtype
     device: torch.device
-
-    @property
-    def num_observations(self) -> int:
-        """How many terms the log-likelihood of one draw has."""
-        return sum(shape.numel() for shape in self.batch_shapes.values())
 
 
 @dataclass(frozen=True)
@@ -92,38 +97,55 @@ def inspect(model: Model, *data: Any) -> Program:
     """Return the anatomy of `model`, from one run on `data` that draws from the prior.
 
     Raises:
-        ValueError: If it has no latent site, or a discrete one, or sees a subsample of its data.
+        ValueError: If it has no continuous latent site, a discrete one that cannot be enumerated,
+            or sees a subsample of its data.
     """
     with poutine.block(), torch.no_grad():
         sites = sample_sites(poutine.trace(model).get_trace(*data))
+        depth = max(map(_depth, sites.values()), default=0)
+        latent = {n: s for n, s in sites.items() if not s["is_observed"]}
+        enumerated = tuple(n for n, s in latent.items() if s["fn"].support.is_discrete)
+        _check_sites(sites, enumerated)
+        wide = sample_sites(_enumerated_trace(model, data, depth)) if enumerated else sites
     computed = {n: s for n, s in sites.items() if s["infer"].get("_deterministic")}
     observed = {n: s for n, s in sites.items() if s["is_observed"] and n not in computed}
-    latent = {n: s for n, s in sites.items() if not s["is_observed"]}
-    discrete = [n for n, s in latent.items() if s["fn"].support.is_discrete]
-    if not latent:
-        raise ValueError("model must have a latent site to infer, got none")
-    if discrete:
+    continuous = {n: s for n, s in latent.items() if n not in enumerated}
+    first = next(iter(continuous.values()))["value"]
+    return Program(
+        latent={name: site["value"].shape for name, site in continuous.items()},
+        enumerated=enumerated,
+        supports={name: site["fn"].support for name, site in continuous.items()},
+        batch_dims={name: len(site["fn"].batch_shape) for name, site in continuous.items()},
+        observed={name: torch.as_tensor(s["value"]).detach() for name, s in observed.items()},
+        batch_shapes={name: site["fn"].batch_shape for name, site in observed.items()},
+        deterministic={
+            name: site["value"].shape
+            for name, site in computed.items()
+            if site["value"].shape == wide[name]["value"].shape
+        },
+        max_plate_nesting=depth,
+        num_terms=sum(wide[name]["fn"].batch_shape.numel() for name in observed),
+        dtype=first.dtype,
+        device=first.device,
+    )
+
+
+def _check_sites(sites: dict[str, Any], discrete: tuple[str, ...]) -> None:
+    hard = [name for name in discrete if not sites[name]["fn"].has_enumerate_support]
+    if hard:
         raise ValueError(
-            f"model must have continuous latent sites only, got the discrete {discrete}: "
-            "sum them out in the model"
+            f"discrete latent sites must have finitely many values to be summed out, got {hard}"
+        )
+    if not any(not s["is_observed"] for n, s in sites.items() if n not in discrete):
+        raise ValueError(
+            "model must have a continuous latent site to infer, got "
+            + (f"only the discrete {list(discrete)}" if discrete else "none")
         )
     partial = [f.name for s in sites.values() for f in s["cond_indep_stack"] if _subsamples(f)]
     if partial:
         raise ValueError(
             f"model must see all of its data, got a subsample in plate {partial[0]!r}"
         )
-    first = next(iter(latent.values()))["value"]
-    return Program(
-        latent={name: site["value"].shape for name, site in latent.items()},
-        supports={name: site["fn"].support for name, site in latent.items()},
-        batch_dims={name: len(site["fn"].batch_shape) for name, site in latent.items()},
-        observed={name: torch.as_tensor(s["value"]).detach() for name, s in observed.items()},
-        batch_shapes={name: site["fn"].batch_shape for name, site in observed.items()},
-        deterministic={name: site["value"].shape for name, site in computed.items()},
-        max_plate_nesting=max(map(_depth, sites.values())),
-        dtype=first.dtype,
-        device=first.device,
-    )
 
 
 def evaluate(
@@ -132,7 +154,9 @@ def evaluate(
     """Return what `model` says of draws of its latent sites, in blocks of bounded memory.
 
     The draws of a block share one run, by `torch.func.vmap`. A model that does not bear it, or
-    then says something else than of each draw alone, is run draw by draw.
+    then says something else than of each draw alone, is run draw by draw. Where enumerated sites
+    tie observations together (a Markov chain), so that these are not independent given θ, there
+    are no pointwise log-likelihoods.
 
     Args:
         model: The model.
@@ -142,22 +166,19 @@ def evaluate(
     """
     program = inspect(model, *data)
 
-    def one(draw: Draws) -> dict[tuple[str, str], Tensor]:
-        trace: Any = poutine.trace(poutine.condition(model, draw)).get_trace(*data)
-        trace.compute_log_prob()
-        found = {("log_joint", ""): trace.log_prob_sum()}
-        found |= {("value", n): trace.nodes[n]["value"] for n in program.deterministic}
-        if pointwise:
-            found |= {("log_prob", n): trace.nodes[n]["log_prob"] for n in program.observed}
-        return found
+    def say(draws: Draws) -> Said:
+        return _say(model, data, program, draws, pointwise)
 
     with torch.no_grad(), poutine.block():
-        run = _together if _bears_vmap(one, draws) else _one_by_one
-        parts = [run(one, block) for block in _blocks(program, draws)]
+        run = _fastest(say, program, draws)
+        parts = [run(block) for block in _blocks(program, draws)]
     found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    log_likelihood = {name: v for (kind, name), v in found.items() if kind == "log_prob"}
+    if program.enumerated and pointwise and _ties(found):
+        log_likelihood = {}
     return Evaluation(
         log_joint=found["log_joint", ""],
-        log_likelihood={name: v for (kind, name), v in found.items() if kind == "log_prob"},
+        log_likelihood=log_likelihood,
         deterministic={name: v for (kind, name), v in found.items() if kind == "value"},
     )
 
@@ -167,19 +188,37 @@ def runs_in_plate(model: Model, data: tuple[Any, ...], program: Program, draws: 
 
     That is how Pyro evaluates several particles at once.
     """
-    depth, size = program.max_plate_nesting, num_draws(draws)
-    placed = {
-        name: draws[name].reshape(size, *[1] * (depth - program.batch_dims[name]), *shape)
-        for name, shape in program.latent.items()
-    }
+    size = num_draws(draws)
     with torch.no_grad(), poutine.block():
-        alone = [_log_joint(model, data, {n: v[s] for n, v in draws.items()}) for s in range(size)]
+        alone = [
+            log_joint_in_plate(model, data, program, {n: v[s : s + 1] for n, v in draws.items()})
+            for s in range(size)
+        ]
         try:
-            with pyro.plate("_draws", size, dim=-1 - depth):
-                together = _log_joint(model, data, placed, size)
+            together = log_joint_in_plate(model, data, program, draws)
         except Exception:  # what is wrong with the model itself has been raised above
             return False
     return torch.allclose(together, torch.cat(alone), *TOLERANCE, equal_nan=True)
+
+
+def log_joint_in_plate(
+    model: Model, data: tuple[Any, ...], program: Program, draws: Draws
+) -> Tensor:
+    """Return log p(x, θ_s) in nats, shape (S,), by one run of `model` in a plate of S draws."""
+    trace = _trace_in_plate(model, data, program, draws)
+    return _log_joint(trace, bool(program.enumerated), num_draws(draws))
+
+
+def log_evidence_of_discrete(model: Model, data: tuple[Any, ...]) -> float | None:
+    """Return log p(x) in nats of a model all of whose latent sites are summed out, else None."""
+    with torch.no_grad(), poutine.block():
+        sites = sample_sites(poutine.trace(model).get_trace(*data))
+        latent = [site["fn"] for site in sites.values() if not site["is_observed"]]
+        if not all(law.support.is_discrete and law.has_enumerate_support for law in latent):
+            return None
+        trace = _enumerated_trace(model, data, max(map(_depth, sites.values()), default=0))
+        trace.compute_log_prob()
+        return _log_joint(trace, enumerated=True).item()
 
 
 def sample_sites(trace: Any) -> dict[str, Any]:
@@ -204,38 +243,142 @@ def _depth(site: Any) -> int:
 
 
 def _blocks(program: Program, draws: Draws) -> Iterator[Draws]:
-    size = max(1, BLOCK // max(1, program.num_observations))
+    size = max(1, BLOCK // max(1, program.num_terms))
     for start in range(0, num_draws(draws), size):
         yield {name: value[start : start + size] for name, value in draws.items()}
 
 
-def _bears_vmap(one: One, draws: Draws) -> bool:
-    some = {name: value[:2] for name, value in draws.items()}
-    alone = _one_by_one(one, some)
+def _say(
+    model: Model, data: tuple[Any, ...], program: Program, draws: Draws, pointwise: bool
+) -> Said:
+    """Return what a model says of S draws, by one run in a plate of them."""
+    size, trace = num_draws(draws), _trace_in_plate(model, data, program, draws)
+    said = {("log_joint", ""): _log_joint(trace, bool(program.enumerated), size)}
+    for name, shape in program.deterministic.items():
+        said["value", name] = trace.nodes[name]["value"].reshape(size, *shape)
+    if pointwise:
+        for name, value in _pointwise(trace, program, size).items():
+            said["log_prob", name] = value
+        prior = [trace.nodes[name]["log_prob"].reshape(size, -1) for name in program.latent]
+        said["log_prior", ""] = torch.cat(prior, dim=1).sum(dim=1)
+    return said
+
+
+def _fastest(say: Say, program: Program, draws: Draws) -> Say:
+    """Return the fastest way to let a model speak of draws that says the same as one by one."""
+
+    def mapped(draws: Draws) -> Said:
+        one = torch.func.vmap(lambda draw: say({n: v.unsqueeze(0) for n, v in draw.items()}))
+        return {key: value.squeeze(1) for key, value in one(draws).items()}
+
+    def alone(draws: Draws) -> Said:
+        parts = [say({n: v[s : s + 1] for n, v in draws.items()}) for s in range(num_draws(draws))]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    # vmap takes any model without branches on values; Pyro's enumeration is one, a plate takes it.
+    together = _quietly(say if program.enumerated else mapped)
+    return together if _agree(together, alone, {n: v[:2] for n, v in draws.items()}) else alone
+
+
+def _quietly(say: Say) -> Say:
+    def quiet(draws: Draws) -> Said:
+        # Checks look at values, which vmap forbids; warnings the caller has seen from one draw.
+        with pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return say(draws)
+
+    return quiet
+
+
+def _agree(together: Say, alone: Say, draws: Draws) -> bool:
+    expected = alone(draws)
     try:
-        together = _together(one, some)
+        found = together(draws)
     except Exception:  # a model is anyone's code; what is wrong with it has been raised above
         return False
     return all(
-        torch.allclose(together[key], alone[key], *TOLERANCE, equal_nan=True) for key in alone
+        torch.allclose(found[key], expected[key], *TOLERANCE, equal_nan=True) for key in expected
     )
 
 
-def _together(one: One, draws: Draws) -> dict[tuple[str, str], Tensor]:
-    # Checks look at values, which vmap forbids; warnings the caller has seen from one draw.
-    with pyro.validation_enabled(False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.func.vmap(one)(draws)
+def _trace_in_plate(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> Any:
+    """Return the trace of a model at S draws in one more plate, outermost; at one, without it."""
+    size, depth = num_draws(draws), program.max_plate_nesting
+    if size == 1:
+        return _conditioned_trace(model, data, program, {n: v[0] for n, v in draws.items()}, depth)
+    placed = {
+        name: draws[name].reshape(size, *[1] * (depth - program.batch_dims[name]), *shape)
+        for name, shape in program.latent.items()
+    }
+
+    def in_plate(*data: Any) -> None:
+        with pyro.plate("_draws", size, dim=-1 - depth):
+            model(*data)
+
+    return _conditioned_trace(in_plate, data, program, placed, depth + 1)
 
 
-def _one_by_one(one: One, draws: Draws) -> dict[tuple[str, str], Tensor]:
-    results = [one({n: v[s] for n, v in draws.items()}) for s in range(num_draws(draws))]
-    return {key: torch.stack([result[key] for result in results]) for key in results[0]}
-
-
-def _log_joint(model: Model, data: tuple[Any, ...], draws: Draws, size: int = 1) -> Tensor:
-    """Return log p(x, θ), shape (size,), of draws on the outermost axis."""
-    trace: Any = poutine.trace(poutine.condition(model, draws)).get_trace(*data)
+def _conditioned_trace(
+    model: Model, data: tuple[Any, ...], program: Program, draw: Draws, depth: int
+) -> Any:
+    """Return the trace of a model at given values, with log probabilities."""
+    conditioned = poutine.condition(model, draw)
+    if program.enumerated:
+        trace: Any = _enumerated_trace(conditioned, data, depth)
+    else:
+        trace = poutine.trace(conditioned).get_trace(*data)
     trace.compute_log_prob()
-    sites = [s for s in sample_sites(trace).values() if not s["infer"].get("_deterministic")]
-    return torch.stack([s["log_prob"].reshape(size, -1).sum(dim=1) for s in sites]).sum(dim=0)
+    return trace
+
+
+def _enumerated_trace(model: Model, data: tuple[Any, ...], depth: int) -> Any:
+    """Return a trace in which every discrete site takes all of its values, on axes of its own."""
+    enumerated = poutine.enum(config_enumerate(model), first_available_dim=-1 - depth)
+    return poutine.trace(enumerated).get_trace(*data)
+
+
+def _log_joint(trace: Any, enumerated: bool, size: int = 1) -> Tensor:
+    """Return log p(x, θ_s), shape (S,), of a trace; S > 1 draws are in the plate `_draws`."""
+    sites = sample_sites(trace)
+    if not enumerated:
+        terms = [s for s in sites.values() if not s["infer"].get("_deterministic")]
+        return torch.stack([s["log_prob"].reshape(size, -1).sum(dim=1) for s in terms]).sum(dim=0)
+    trace.pack_tensors()
+    plates, factors = trace.plate_to_symbol, OrderedDict()
+    for site in sites.values():
+        frames = frozenset(plates[f.name] for f in site["cond_indep_stack"] if f.vectorized)
+        factors.setdefault(frames, []).append(site["packed"]["log_prob"])
+    summed = set(trace.symbol_to_dim) - set(plates.values())
+    kept = frozenset({plates["_draws"]} if "_draws" in plates else ())
+    return contract_to_tensor(factors, summed, target_ordinal=kept).reshape(size)
+
+
+def _pointwise(trace: Any, program: Program, size: int) -> Draws:
+    """Return log p(x_n | θ_s) by observed site, the discrete sites of its plates summed out."""
+    sites = sample_sites(trace)
+    found = {name: sites[name]["log_prob"] for name in program.observed}
+    for name in program.enumerated:
+        for other in program.observed:
+            if sites[name]["cond_indep_stack"] == sites[other]["cond_indep_stack"]:
+                found[other] = found[other] + sites[name]["log_prob"]
+    depth = program.max_plate_nesting + (size > 1)
+    return {
+        name: _summed_out(value, depth).reshape(size, *program.batch_shapes[name])
+        for name, value in found.items()
+    }
+
+
+def _summed_out(log_prob: Tensor, depth: int) -> Tensor:
+    """Return the log of the sum over the values of discrete sites, the axes left of `depth`."""
+    extra = log_prob.dim() - depth
+    return log_prob.logsumexp(dim=list(range(extra))) if extra > 0 else log_prob
+
+
+def _ties(found: Said) -> bool:
+    """Whether the log-likelihoods do not add up: then the x_n are not independent given θ."""
+    log_prior, total = found["log_prior", ""], found["log_joint", ""]
+    terms = [
+        v.reshape(len(v), -1).sum(dim=1) for (kind, _), v in found.items() if kind == "log_prob"
+    ]
+    together = torch.stack([log_prior, *terms]).sum(dim=0)
+    return together.shape != total.shape or not torch.allclose(together, total, *TOLERANCE)

@@ -14,21 +14,20 @@ Reference:
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
 from pyro.infer import Trace_ELBO
-from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
-from pplvae.infer import guides
+from pplvae.infer import families, gradients, guides
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
-from pplvae.infer.program import Model, inspect, runs_in_plate, untouched
+from pplvae.infer.program import Model, inspect, untouched
 from pplvae.optimize import cosine, minimize
 from pplvae.validation import check_whole
 
 # The first gradients on many data are huge. With Adam's usual memory of 1000 squares the steps
 # stay tiny after them: on 60,000 ratios the sd ended 1.5 times too wide.
 BETAS = (0.9, 0.95)
+WORTH_COMPILING = 100  # steps
 
 
 def negative_elbo(
@@ -41,20 +40,16 @@ def negative_elbo(
         guide: Pyro guide of the same arguments.
         elbo: The estimator; one-particle `Trace_ELBO` by default.
     """
-    estimator, checks = elbo or Trace_ELBO(), [is_validation_enabled()]
-
-    def loss(*data: Any) -> Tensor:
-        # What Pyro can find wrong with a program it finds at the first call.
-        with pyro.validation_enabled(bool(checks and checks.pop())):
-            return estimator.differentiable_loss(model, guide, *data)
-
-    return loss
+    estimator = elbo or Trace_ELBO()
+    return gradients.checked_once(lambda *data: estimator.differentiable_loss(model, guide, *data))
 
 
 def fit(
     model: Model,
     *data: Any,
     guide: str | Model = "full_rank",
+    objective: str = "elbo",
+    gradient: str = "reparameterized",
     num_steps: int = 1000,
     learning_rate: float = 0.05,
     num_particles: int = 10,
@@ -73,8 +68,13 @@ def fit(
     Args:
         model: A Pyro model with continuous latent sites.
         data: Its arguments.
-        guide: "mean_field", "full_rank" or "low_rank" for a normal in unconstrained space, or a
-            Pyro guide of your own with the model's arguments; its parameters start as they are.
+        guide: "mean_field", "full_rank" or "low_rank" for a normal in unconstrained space, "flow"
+            for what is not normal, or a Pyro guide of your own with the model's arguments; its
+            parameters start as they are.
+        objective: "elbo"; "mean_field", with each site's KL in closed form where there is one;
+            "iwae" or "renyi" (α = ½), which reward a guide that covers the posterior, with K =
+            `num_particles`.
+        gradient: "reparameterized"; "score" or "baseline", as in `infer.gradients`.
         num_steps: Steps of Adam; the step size falls to 0 along a cosine.
         learning_rate: The first step size.
         num_particles: Draws from the guide in each step, evaluated together where the programs
@@ -103,21 +103,16 @@ def fit(
     with untouched(seed) as seed:
         program = inspect(model, *data)
         guides.own_store()
-        name, run = guides.as_guide(model, guide, program, init)
+        name, run = families.as_guide(model, guide, program, init)
         leaves = guides.parameters(run, data)
-        anatomy = guides.check_covers(run, data, program)
-        guides.check_moves(negative_elbo(model, run)(*data), leaves)
-        some, _ = guides.draw(run, data, anatomy, 2, together=False)
-        # Pyro's own guides run in a plate, but their sites are not to be set from outside.
-        together = anatomy is program or runs_in_plate(run, data, anatomy, some)
-        both = together and runs_in_plate(model, data, program, some)
-        elbo = Trace_ELBO(
-            num_particles=num_particles, max_plate_nesting=program.max_plate_nesting,
-            vectorize_particles=both and num_particles > 1,
+        together, _ = guides.take_plate(model, run, data, program)
+        loss = gradients.loss(
+            model, run, data, objective=objective, gradient=gradient,
+            num_particles=num_particles, jit=num_steps >= WORTH_COMPILING,
         )  # fmt: skip
-        loss = negative_elbo(model, run, elbo)
+        guides.check_moves(loss(), leaves)
         history = minimize(
-            lambda: loss(*data), leaves, num_epochs=num_steps,
+            loss, leaves, num_epochs=num_steps,
             learning_rate=learning_rate, betas=BETAS, schedule=cosine, seed=seed,
             progress=progress,
             description=f"SVI, {name}",
@@ -133,5 +128,10 @@ def fit(
             pointwise=pointwise,
             seed=seed,
             trace=torch.tensor(history.losses, dtype=torch.float64),
-            method=f"SVI, {name}",
+            method=_method(name, objective, gradient),
         )
+
+
+def _method(*words: str) -> str:
+    """Return the engine's name with what is not the default of it."""
+    return ", ".join(["SVI", *(w for w in words if w not in ("elbo", "reparameterized"))])

@@ -2,5 +2,6 @@
 
 from pplvae.mixtures import em, svi
 from pplvae.mixtures.model import GaussianMixture, model
+from pplvae.mixtures.relabel import relabel
 
-__all__ = ["GaussianMixture", "em", "model", "svi"]
+__all__ = ["GaussianMixture", "em", "model", "relabel", "svi"]

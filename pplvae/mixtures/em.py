@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pplvae.infer.em import Restart, climb
 from pplvae.mixtures.model import GaussianMixture, choose, column_scales
 from pplvae.randomness import generator
 from pplvae.validation import (
@@ -290,32 +291,55 @@ def _climb(
     least_gain: float,
 ) -> EMFit:
     """Return where EM on standardized points goes from `start`."""
-    mixture, ridge, pooled = start, _ridge(x, jitter), start.scale_trils[0]
-    responsibilities, value = e_step(mixture, x)
-    trace, num_reseeded, num_lost, converged = [value.item()], 0, 0, False
-    for _ in range(max_steps):
-        maximum = _maximum(x, responsibilities, ridge)
-        patient = num_reseeded < MOST_RESEEDS * mixture.num_components
+    pooled = start.scale_trils[0]
+    steps = _Steps(x, _ridge(x, jitter), pooled)
+    found = climb(
+        steps.expect,
+        steps.maximize,
+        start,
+        max_steps=max_steps,
+        least_gain=least_gain,
+        on_step=bar.update,
+    )
+    num_degenerate = steps.num_lost + _num_degenerate(found.parameters, pooled, jitter)
+    values = found.objectives
+    return EMFit(
+        found.parameters, found.converged, num_degenerate, steps.num_reseeded, values, values[-1:]
+    )
+
+
+class _Labels(NamedTuple):
+    """A mixture and the responsibilities, shape (N, K), it gives to its components."""
+
+    mixture: GaussianMixture
+    responsibilities: Tensor
+
+
+class _Steps:
+    """The two steps on points (N, D), with what became of the components that collapsed."""
+
+    def __init__(self, x: Tensor, ridge: Tensor, pooled: Tensor) -> None:
+        self._x, self._ridge, self._pooled = x, ridge, pooled
+        self.num_reseeded, self.num_lost = 0, 0
+
+    def expect(self, mixture: GaussianMixture) -> tuple[_Labels, Tensor]:
+        responsibilities, value = e_step(mixture, self._x)
+        return _Labels(mixture, responsibilities), value
+
+    def maximize(self, labels: _Labels) -> GaussianMixture | Restart[GaussianMixture] | None:
+        """Return the next mixture; None once there is no room for so many components."""
+        maximum = _maximum(self._x, labels.responsibilities, self._ridge)
+        patient = self.num_reseeded < MOST_RESEEDS * labels.mixture.num_components
         collapsed = maximum.singular | (patient & (maximum.counts < LEAST_COUNT))
-        if collapsed.any():
-            if not patient:
-                num_lost = int(collapsed.sum())
-                break
-            worst = mixture.log_prob(x).argsort()
-            maximum.reseed(collapsed, x[worst], pooled)
-            trace, num_reseeded = [], num_reseeded + int(collapsed.sum())
-        proposal = maximum.mixture()
-        responsibilities, value = e_step(proposal, x)
-        bar.update()
-        gain = value.item() - trace[-1] if trace else torch.inf
-        if gain >= 0:
-            mixture = proposal
-            trace.append(value.item())
-        if gain < least_gain:
-            converged = True
-            break
-    num_degenerate = num_lost + _num_degenerate(mixture, pooled, jitter)
-    return EMFit(mixture, converged, num_degenerate, num_reseeded, trace, trace[-1:])
+        if not collapsed.any():
+            return maximum.mixture()
+        if not patient:
+            self.num_lost = int(collapsed.sum())
+            return None
+        worst = labels.mixture.log_prob(self._x).argsort()
+        maximum.reseed(collapsed, self._x[worst], self._pooled)
+        self.num_reseeded += int(collapsed.sum())
+        return Restart(maximum.mixture())
 
 
 def _num_degenerate(mixture: GaussianMixture, pooled: Tensor, jitter: float) -> int:

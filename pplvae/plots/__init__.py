@@ -1,15 +1,19 @@
 """Pictures: tensors and an Axes in, the Axes out. Matplotlib lives here only."""
 
+from pplvae.plots.bounds import bounds
+from pplvae.plots.calibration import calibration
 from pplvae.plots.density import histogram
 from pplvae.plots.dimension import pareto_quantiles, spectrum, twonn_line
+from pplvae.plots.gradients import gradients
 from pplvae.plots.images import manifold, mosaic, pairs
-from pplvae.plots.inference import posteriors
+from pplvae.plots.inference import accuracy, convergence, posteriors
 from pplvae.plots.points import mixture, points
 from pplvae.plots.style import COLORS, color_of, own_figures, panels, png
 from pplvae.plots.training import score, training
 
 __all__ = [
-    "COLORS", "color_of", "histogram", "manifold", "mixture", "mosaic", "own_figures", "pairs",
-    "panels", "pareto_quantiles", "png", "points", "posteriors", "score", "spectrum", "training",
+    "COLORS", "accuracy", "bounds", "calibration", "color_of", "convergence", "gradients",
+    "histogram", "manifold", "mixture", "mosaic", "own_figures", "pairs", "panels",
+    "pareto_quantiles", "png", "points", "posteriors", "score", "spectrum", "training",
     "twonn_line",
 ]  # fmt: skip

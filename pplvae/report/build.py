@@ -1,4 +1,4 @@
-"""The main job: data → dimension → density → mixture → VAE → one HTML page."""
+"""The main job: data → dimension → density → mixture → VAE → trust → one HTML page."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tqdm import tqdm
 import pplvae
 from pplvae import randomness
 from pplvae.data import Dataset
-from pplvae.report import autoencoder, clusters, density, dimension, look, page
+from pplvae.report import autoencoder, clusters, density, dimension, look, page, trust
 from pplvae.report.section import Section, Settings, Stage, Study, Table, attempt
 from pplvae.storage import write_atomically
 from pplvae.validation import check_one_of, check_whole
@@ -29,6 +29,7 @@ STAGES: list[tuple[str, str, Stage]] = [
     ("density", density.TITLE, density.section),
     ("clusters", clusters.TITLE, clusters.section),
     ("vae", autoencoder.TITLE, autoencoder.section),
+    ("trust", trust.TITLE, trust.section),
 ]
 SMALL = 2_000_000  # numbers in a data set
 

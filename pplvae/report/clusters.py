@@ -71,6 +71,7 @@ def section(study: Study) -> Section:
         index = out.numbers["agreement_with_labels"]
         out.notes.append(f"The clusters agree with the labels to {index:.2f} (adjusted Rand).")
     out.posteriors = {"mixture-svi": bayes.posterior}
+    study.guides["the mixture"] = bayes.posterior
     return out
 
 

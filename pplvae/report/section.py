@@ -99,6 +99,8 @@ class Study:
         progress: Whether to show progress bars.
         dimension: The estimated intrinsic dimension, at most the rank of the data; None until it
             is known.
+        ratios: TwoNN's distance ratios, shape (N,); None until they are known.
+        guides: Posteriors by SVI of earlier stages, by what they are of.
     """
 
     dataset: Dataset
@@ -107,6 +109,8 @@ class Study:
     settings: "Settings"
     progress: bool
     dimension: float | None = None
+    ratios: Tensor | None = None
+    guides: dict[str, Posterior] = field(default_factory=dict)
 
     @cached_property
     def pca(self) -> Spectrum:

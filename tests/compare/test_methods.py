@@ -232,3 +232,136 @@ def test_chains_stuck_apart_disagree_without_bound(truth: Posterior) -> None:
     found = compare.methods({"exact": truth, "stuck": stuck})
     assert found.table("locs[0]").loc["stuck", "r_hat"] == math.inf
     assert any("(R-hat inf" in said for said in found.failures())
+
+
+def point(shift: float = 0.0, **rest: object) -> Posterior:
+    return by_hand((5.0 + shift * SD).reshape(1, 1, 3), **rest)
+
+
+def test_a_point_is_never_placed_first(truth: Posterior) -> None:
+    """MAP beats the exact posterior in LOO and in the loss of its guide; here neither counts."""
+    best = point(log_evidence=1e6, sample_stats={"lp": torch.tensor([[1e6]])})
+    found = compare.methods({"MAP": best, "SVI": by_hand(normal()), "exact": truth, "EM": point()})
+    assert list(found.table().index) == ["exact", "SVI"], "the reference, then as given"
+    assert list(found.points().index) == ["MAP", "EM"]
+    assert found.points().loc["MAP", "lp"] == 1e6
+    assert found.failures() == []
+    text, html = repr(found), found._repr_html_()
+    for shown in (text, html):
+        assert shown.index("SVI") < shown.index("Points, which say no spread") < shown.index("MAP")
+    assert found.notes() == [f"{name}: a point, which says no spread" for name in ("MAP", "EM")]
+    with pytest.raises(ValueError, match="reference must have a spread, got 'MAP', which is a p"):
+        compare.methods({"MAP": best, "exact": truth}, reference="MAP")
+
+
+def test_a_point_is_scored_by_where_it_lies(truth: Posterior) -> None:
+    part = Posterior({"locs": point(0.5).draws["locs"]}, cost=Cost(0.5, 0.5, 9))
+    found = compare.methods({"exact": truth, "MAP": part})
+    # The reference's own mean is within 1/√4000 = 0.016 sd of 5.
+    assert found.points("locs[2]").loc["MAP", "error"] == pytest.approx(0.5, abs=0.06)
+    assert found.points("locs[1]").loc["MAP", "value"] == pytest.approx(5.05)
+    assert found.points().loc["MAP", "error"] == pytest.approx(0.5, abs=0.08)
+    assert found.points().loc["MAP", "gradients"] == 9
+
+
+def test_a_point_may_leave_sites_out() -> None:
+    both = Posterior({"a": torch.randn(1, 500), "b": torch.randn(1, 500)})
+    some = Posterior({"a": torch.zeros(1, 1), "other": torch.zeros(1, 1)})
+    found = compare.methods({"exact": both, "EM": some})
+    assert math.isnan(found.points("b").loc["EM", "error"])
+    assert abs(found.points("a").loc["EM", "error"]) < 0.2
+    with pytest.raises(ValueError, match="posteriors must share their parameters"):
+        compare.methods({"exact": both, "EM": Posterior({"c": torch.zeros(1, 1)})})
+
+
+def test_restarts_of_a_point_are_held_apart(truth: Posterior) -> None:
+    found = compare.methods({"exact": truth, "EM": [point(), point(2.0)]})
+    assert found.points().loc["EM", "restarts_apart"] == pytest.approx(2.0, rel=0.05)
+    (note,) = found.notes()
+    assert (
+        note == "EM: a point, which says no spread; its restarts end up to 2 reference sds apart"
+    )
+
+
+def test_the_first_restart_is_scored_and_all_are_held_apart(truth: Posterior) -> None:
+    agree = [by_hand(normal(num=1000)) for _ in range(3)]
+    found = compare.methods({"exact": truth, "SVI": agree, "one": agree[0]})
+    table = found.table("locs[0]")
+    assert table.loc["SVI", "mean"] == table.loc["one", "mean"]
+    assert table.loc["SVI", "restarts_r_hat"] < 1.01
+    assert math.isnan(table.loc["one", "restarts_r_hat"])
+    assert found.failures() == []
+    apart = [*agree, by_hand(normal(num=1000) + torch.tensor([0.0, 0.0, 40.0]))]
+    (said,) = compare.methods({"exact": truth, "SVI": apart}).failures()
+    assert said.startswith("SVI: restarts end at different places (R-hat ")
+    assert "on locs[2], at most 1.05)" in said
+
+
+def test_refuses_restarts_that_say_nothing(truth: Posterior) -> None:
+    with pytest.raises(ValueError, match="restarts of SVI must differ in seed, got the same draw"):
+        compare.methods({"exact": truth, "SVI": [truth, truth]})
+    with pytest.raises(ValueError, match="restarts of SVI must be at least 1, got none"):
+        compare.methods({"exact": truth, "SVI": []})
+    with pytest.raises(ValueError, match="restarts of SVI must all be points or none, got both"):
+        compare.methods({"exact": truth, "SVI": [truth, point()]})
+
+
+def test_held_out_points_are_predicted_and_compared_one_by_one() -> None:
+    ratios, fresh = dist.Pareto(torch.tensor(1.0), 3.0).sample((2, 300))
+    truth = exact.fit(twonn.model, ratios, seed=0)
+    wrong = Posterior({"dimension": truth.draws["dimension"] + 2.0})
+    mode = Posterior({"dimension": truth.draws["dimension"].mean().reshape(1, 1)})
+    found = compare.methods(
+        {"exact": truth, "wrong": wrong, "MAP": mode}, held_out=(twonn.model, fresh)
+    )
+    table = found.table()
+    # p(μ) = ∫ d μ^(−d−1) Gamma(d | a, b) dd = a / b / μ (1 + log μ / b)^(−a−1); 1000 draws know
+    # their mean density to 0.06 / √1000.
+    a, b = 1 + 300, 0.01 + ratios.log().sum()
+    law = (a / b).log() - fresh.log() - (a + 1) * torch.log1p(fresh.log() / b)
+    assert table.loc["exact", "predictive"] == pytest.approx(law.mean().item(), abs=0.006)
+    error = law.std().item() / math.sqrt(300)
+    assert table.loc["exact", "predictive_error"] == pytest.approx(error, rel=0.05)
+    assert math.isnan(table.loc["exact", "predictive_gain"])
+    gain = table.loc["wrong", "predictive"] - table.loc["exact", "predictive"]
+    assert table.loc["wrong", "predictive_gain"] == pytest.approx(gain)
+    assert gain < -3 * table.loc["wrong", "predictive_gain_error"] < 0
+    points = found.points()
+    assert points.loc["MAP", "predictive"] == pytest.approx(law.mean().item(), abs=0.01)
+    assert "held-out log density" in repr(found)
+
+
+def test_a_table_is_read_without_what_nobody_knows(truth: Posterior) -> None:
+    text = repr(compare.methods({"exact": truth, "SVI": by_hand(normal())}))
+    assert "held-out" not in text
+    assert "k-hat" not in text
+    known = by_hand(normal(), diagnostics={"pareto_k": -math.inf, "log_evidence_error": 0.012},
+                    log_evidence=-12.3456)  # fmt: skip
+    _, heading, first, second = repr(compare.methods({"exact": known, "SVI": truth})).splitlines()
+    assert "k-hat" in heading
+    assert "exact" in first.removeprefix("exact")
+    assert "-12.346 ± 0.012" in first
+    assert "n/a" in second
+
+
+def test_speed_is_effective_draws_a_second(truth: Posterior) -> None:
+    dear = by_hand(normal(), cost=Cost(2.0, 3.0, 77))
+    table = compare.methods({"exact": truth, "dear": dear}).table("locs[0]")
+    speed = table.loc["dear", "ess"] / 2.0
+    assert table.loc["dear", "ess_per_cpu_second"] == speed
+    assert math.isnan(table.loc["exact", "ess_per_cpu_second"]), "no cost is known"
+
+
+def test_the_picture_of_accuracy_has_a_point_for_every_parameter(truth: Posterior) -> None:
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    mpl.use("agg")
+    found = compare.methods({"exact": truth, "SVI": by_hand(normal()), "NUTS": by_hand(normal())})
+    left, right = found.plot_accuracy()
+    assert [text.get_text() for text in left.get_yticklabels()] == found.parameters
+    names = [text.get_text() for text in right.get_legend().get_texts()]
+    assert names == ["SVI", "NUTS"], "the reference is the line"
+    with pytest.raises(ValueError, match="parameter must be one of"):
+        found.plot_accuracy(["nothing"])
+    plt.close("all")

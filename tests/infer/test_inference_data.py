@@ -1,4 +1,7 @@
 import ast
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pplvae.infer import Posterior, exact, inference_data, laplace, nuts, svi
-from pplvae.infer.inference_data import convert, diagnose, scalars, summarize
+from pplvae import infer, mixtures, vae
+from pplvae.infer import Posterior, em, exact, importance, inference_data, laplace, load, nuts, svi
+from pplvae.infer.program import Model
+from pplvae.intrinsic_dimension import twonn
 
 
 def model(y: Tensor) -> None:
@@ -29,24 +34,47 @@ def solution(y: Tensor) -> exact.Solution:
 Y = torch.linspace(-1.0, 1.5, 12, dtype=torch.float64)
 
 
-def fitted(engine: str) -> Posterior:
-    if engine == "exact":
-        return exact.fit(model, Y, num_draws=600, seed=0)
-    if engine == "Laplace":
-        return laplace.fit(model, Y, num_draws=600, seed=0)
-    if engine == "SVI":
-        return svi.fit(model, Y, num_steps=200, num_draws=600, seed=0, progress=False)
-    return nuts.fit(
-        model, Y, num_draws=300, warmup_steps=100, num_chains=2, seed=0, progress=False
-    )
+QUIET: dict[str, Any] = {"seed": 0, "progress": False}
+ENGINES: dict[str, Callable[..., Posterior]] = {
+    "exact": partial(exact.fit, num_draws=600, seed=0),
+    "Laplace": partial(laplace.fit, num_draws=600, seed=0),
+    "SVI": partial(svi.fit, num_steps=200, num_draws=600, **QUIET),
+    "importance": partial(importance.fit, num_draws=600, seed=0),
+    "NUTS": partial(nuts.fit, num_draws=300, warmup_steps=100, num_chains=2, **QUIET),
+}
+SHORT: dict[str, Callable[..., Posterior]] = {
+    "MAP": partial(infer.map.fit, seed=0),
+    "EM": partial(em.fit, seed=0),
+    "Laplace": partial(laplace.fit, num_draws=9, seed=0),
+    "SVI": partial(svi.fit, num_steps=5, num_draws=9, **QUIET),
+    "importance": partial(importance.fit, num_draws=9, seed=0),
+    "NUTS": partial(nuts.fit, num_draws=5, warmup_steps=3, num_chains=2, **QUIET),
+}
+GROUPS = {"posterior", "log_likelihood", "observed_data", "sample_stats"}
 
 
-@pytest.mark.parametrize("engine", ["exact", "Laplace", "SVI", "NUTS"])
+def groups_of(data: Any) -> set[str]:
+    """Return the names of the groups of ArviZ's container, of either version."""
+    return set(getattr(data, "children", None) or data.groups())
+
+
+def clusters() -> Tensor:
+    return torch.cat([torch.randn(15, 2) - 3, torch.randn(15, 2) + 3])
+
+
+def mixture(*, enumerate_assignments: bool) -> tuple[Model, Tensor, dict[str, Any]]:
+    """A mixture's model, its data, and the settings that start an engine at a mode."""
+    x = clusters()
+    at = mixtures.em.fit(x, 2, seed=0, progress=False).mixture
+    called = partial(mixtures.model, num_components=2, enumerate_assignments=enumerate_assignments)
+    return called, x, {"init": mixtures.svi.sites(at)}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_s_posterior_serves_arviz(engine: str) -> None:
-    found = fitted(engine)
+    found = ENGINES[engine](model, Y)
     data: Any = found.to_arviz()
-    groups = {"posterior", "log_likelihood", "observed_data", "sample_stats"}
-    assert groups <= {name.strip("/") for name in data.groups()}
+    assert groups_of(data) >= GROUPS
     assert data["posterior"]["loc"].dims == ("chain", "draw")
     np.testing.assert_array_equal(data["posterior"]["loc"], found.draws["loc"])
     np.testing.assert_array_equal(data["observed_data"]["y"], Y)
@@ -65,6 +93,60 @@ def test_every_engine_s_posterior_serves_arviz(engine: str) -> None:
     assert not loo.warning
 
 
+@pytest.mark.parametrize("engine", [*SHORT, "exact"])
+def test_the_dimension_of_data_serves_arviz(engine: str, ratios: Tensor) -> None:
+    ratios = ratios[:30]
+    found = (SHORT | ENGINES)[engine](twonn.model, ratios)
+    check_serves_arviz(found, {"dimension": ()}, {"ratios": ratios})
+
+
+@pytest.mark.parametrize("engine", SHORT)
+@pytest.mark.parametrize("enumerate_assignments", [False, True])
+def test_mixtures_serve_arviz(engine: str, *, enumerate_assignments: bool) -> None:
+    called, x, start = mixture(enumerate_assignments=enumerate_assignments)
+    sites = {"weights": (2,), "locs": (2, 2), "scales": (2, 2), "correlation_trils": (2, 2, 2)}
+    computed = {"scale_trils": (2, 2, 2)}
+    check_serves_arviz(SHORT[engine](called, x, **start), sites | computed, {"x": x})
+
+
+@pytest.mark.parametrize("engine", SHORT)
+def test_a_vae_s_codes_serve_arviz(engine: str) -> None:
+    coder = vae.mlp(6, 2, hidden_dims=(8,), activation="tanh", seed=0)
+    x = (torch.rand(10, 6) < 0.5).double()
+    own = {"guide": coder.guide} if engine == "SVI" else {}
+    found = SHORT[engine](coder.model, x, **own)
+    check_serves_arviz(found, {"z": (10, 2)}, {"x": x})
+
+
+def check_serves_arviz(
+    found: Posterior, sites: dict[str, tuple[int, ...]], observed: dict[str, Tensor]
+) -> None:
+    """Check all groups, with one log-likelihood for each of the observations."""
+    data: Any = found.to_arviz()
+    assert groups_of(data) >= GROUPS
+    leading = (found.num_chains, found.num_draws)
+    shapes = {name: values.shape for name, values in data["posterior"].data_vars.items()}
+    assert shapes == {name: leading + shape for name, shape in sites.items()}
+    for name, values in observed.items():
+        np.testing.assert_array_equal(data["observed_data"][name], values)
+        terms = data["log_likelihood"][name]
+        assert terms.shape == (*leading, len(values))
+        assert np.isfinite(terms).all()
+    assert set(data["sample_stats"].data_vars) == set(found.sample_stats)
+    assert len(found.summary()) == sum(math.prod(shape) for shape in sites.values())
+
+
+def test_a_point_serves_arviz(tmp_path: Path) -> None:
+    point = infer.map.fit(model, Y, seed=0)
+    data: Any = point.to_arviz()
+    assert data["posterior"]["loc"].shape == (1, 1)
+    np.testing.assert_array_equal(data["log_likelihood"]["y"], point.log_likelihood["y"])
+    point.save(tmp_path / "point.nc")
+    again = load(tmp_path / "point.nc")
+    assert again.is_point
+    assert torch.equal(again.draws["loc"], point.draws["loc"])
+
+
 def test_the_summary_s_effective_sizes_are_arviz_s_own() -> None:
     steps = torch.randn(3, 300, 2)
     draws = steps.clone()
@@ -76,43 +158,6 @@ def test_the_summary_s_effective_sizes_are_arviz_s_own() -> None:
     for column in ("mean", "sd", "ess_bulk", "ess_tail", "r_hat"):
         np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-12)
     assert ours.loc["loc[0]", "ess_bulk"] < 300
-
-
-def test_one_chain_has_no_r_hat() -> None:
-    found = diagnose(np.random.default_rng(0).normal(size=(1, 100)))
-    assert np.isnan(found["r_hat"])
-    assert found["ess_bulk"] == pytest.approx(100, rel=0.5)
-
-
-def test_chains_apart_have_a_large_r_hat() -> None:
-    draws = np.random.default_rng(0).normal(size=(2, 100))
-    assert diagnose(draws)["r_hat"] < 1.05
-    assert diagnose(np.stack([draws[0], draws[1] + 5.0]))["r_hat"] > 1.5
-
-
-def test_scalars_are_named_by_their_place() -> None:
-    draws = np.arange(24.0).reshape(1, 2, 3, 4)
-    found = scalars({"locs": draws, "scale": draws[..., 0, 0]})
-    assert list(found)[:2] == ["locs[0, 0]", "locs[0, 1]"]
-    assert len(found) == 13
-    np.testing.assert_array_equal(found["locs[2, 3]"], draws[:, :, 2, 3])
-    np.testing.assert_array_equal(found["scale"], draws[:, :, 0, 0])
-
-
-def test_the_interval_is_central_and_of_the_asked_mass() -> None:
-    draws = np.linspace(0.0, 1.0, 1001).reshape(1, -1)
-    table = summarize({"x": draws}, 0.8)
-    assert (table.loc["x", "10%"], table.loc["x", "90%"]) == pytest.approx((0.1, 0.9))
-
-
-def test_more_chains_than_draws_is_no_mistake() -> None:
-    data = convert({"posterior": {"x": np.zeros((5, 2))}}, {})
-    assert data["posterior"]["x"].shape == (5, 2)
-
-
-def test_a_single_observation_has_no_axis() -> None:
-    groups = {"posterior": {"x": np.zeros((1, 2))}, "observed_data": {"y": np.array(2.5)}}
-    assert convert(groups, {})["observed_data"]["y"].shape == ()
 
 
 def test_knows_neither_torch_nor_pyro() -> None:

@@ -198,27 +198,97 @@ def test_sees_the_anatomy_of_a_model() -> None:
     assert list(found.observed) == ["x"]
     torch.testing.assert_close(found.observed["x"], X)
     assert found.batch_shapes == {"x": (7,)}
-    assert found.num_observations == 7
+    assert found.num_terms == 7
+    assert found.enumerated == ()
     assert found.max_plate_nesting == 1
     assert found.dtype == torch.float64
     assert inspect(nested_plates, Y).max_plate_nesting == 2
     assert inspect(broadcast_regression, X, Y).deterministic == {"norm": (), "doubled": (3,)}
 
 
-def test_refuses_discrete_latent_sites_by_name() -> None:
-    def mixture() -> None:
-        pyro.sample("loc", dist.Normal(torch.tensor(0.0), 1.0))
-        pyro.sample("assignment", dist.Categorical(torch.ones(3)))
+def test_refuses_discrete_sites_that_cannot_be_summed_out() -> None:
+    def counts() -> None:
+        pyro.sample("rate", dist.Gamma(torch.tensor(1.0), 1.0))
+        pyro.sample("count", dist.Poisson(torch.tensor(3.0)))
 
-    with pytest.raises(
-        ValueError, match=r"continuous latent sites only, got the discrete \['assig"
-    ):
-        inspect(mixture)
+    with pytest.raises(ValueError, match=r"finitely many values to be summed out, got \['count'"):
+        inspect(counts)
+
+
+def pair(y: Tensor, *, summed: bool) -> None:
+    """Each point is near ±loc: its sign is a site, or summed out by hand."""
+    loc = pyro.sample("loc", dist.Normal(torch.tensor(0.0), 3.0))
+    odds = pyro.sample("odds", dist.Beta(torch.tensor(2.0), 2.0))
+    pyro.deterministic("double", 2 * loc)
+    with pyro.plate("data", len(y)):
+        if summed:
+            logits = torch.stack([(1 - odds).log(), odds.log()], dim=-1)
+            locs = torch.stack([-loc, loc], dim=-1)
+            law = dist.MixtureSameFamily(dist.Categorical(logits=logits), dist.Normal(locs, 1.0))
+            pyro.sample("y", law, obs=y)
+        else:
+            sign = pyro.sample("sign", dist.Bernoulli(odds))
+            pyro.deterministic("place", sign * loc)
+            pyro.sample("y", dist.Normal((2 * sign - 1) * loc, 1.0), obs=y)
+
+
+def test_discrete_sites_are_summed_out() -> None:
+    y = torch.tensor([-2.0, 0.3, 1.7, 2.2])
+    draws = {"loc": torch.randn(5), "odds": torch.rand(5)}
+    found, expected = (
+        evaluate(lambda y, s=s: pair(y, summed=s), (y,), draws) for s in (False, True)
+    )
+    torch.testing.assert_close(found.log_joint, expected.log_joint)
+    torch.testing.assert_close(found.log_likelihood["y"], expected.log_likelihood["y"])
+    torch.testing.assert_close(found.deterministic, {"double": 2 * draws["loc"]})
+
+
+def test_sees_which_sites_are_summed_out() -> None:
+    found = inspect(lambda y: pair(y, summed=False), torch.zeros(4))
+    assert found.enumerated == ("sign",)
+    assert list(found.latent) == ["loc", "odds"]
+    assert list(found.deterministic) == ["double"]  # `place` moves with the sign
+    assert found.num_terms == 8
+
+
+def chain(y: Tensor) -> None:
+    stay = pyro.sample("stay", dist.Beta(torch.tensor(2.0), 2.0))
+    state = torch.tensor(0.0)
+    for n in pyro.markov(range(len(y))):
+        state = pyro.sample(f"z{n}", dist.Bernoulli(torch.where(state > 0, stay, 1 - stay)))
+        pyro.sample(f"y{n}", dist.Normal(state, 1.0), obs=y[n])
+
+
+def test_what_a_hidden_chain_ties_together_has_no_pointwise_likelihood() -> None:
+    y, stay = torch.tensor([0.3, -0.5, 1.2]), torch.tensor([0.2, 0.7])
+    found = evaluate(chain, (y,), {"stay": stay})
+    assert not found.log_likelihood
+    forward = []
+    for s in stay:  # the forward algorithm, by hand
+        move = torch.stack([torch.stack([s, 1 - s]), torch.stack([1 - s, s])])
+        likely = dist.Normal(torch.tensor([0.0, 1.0]), 1.0).log_prob(y.unsqueeze(1)).exp()
+        alpha = torch.stack([s, 1 - s]) * likely[0]
+        for n in (1, 2):
+            alpha = (alpha @ move) * likely[n]
+        forward.append(alpha.sum().log())
+    prior = dist.Beta(torch.tensor(2.0), 2.0).log_prob(stay)
+    torch.testing.assert_close(found.log_joint, prior + torch.stack(forward))
+
+
+def test_a_model_with_summed_sites_runs_in_a_plate() -> None:
+    y, draws = torch.tensor([-2.0, 0.3]), {"loc": torch.randn(3), "odds": torch.rand(3)}
+
+    def model(y: Tensor) -> None:
+        pair(y, summed=False)
+
+    assert runs_in_plate(model, (y,), inspect(model, y), draws)
 
 
 def test_refuses_a_model_with_nothing_to_infer() -> None:
-    with pytest.raises(ValueError, match="model must have a latent site to infer, got none"):
+    with pytest.raises(ValueError, match="must have a continuous latent site to infer, got none"):
         inspect(lambda: pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(1.0)))
+    with pytest.raises(ValueError, match=r"to infer, got only the discrete \['z'\]"):
+        inspect(lambda: pyro.sample("z", dist.Bernoulli(torch.tensor(0.5))))
 
 
 def test_refuses_a_model_that_sees_part_of_its_data() -> None:

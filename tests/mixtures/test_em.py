@@ -7,6 +7,7 @@ from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture as Reference
 from torch import Tensor
 
+from pplvae.infer.em import decomposition
 from pplvae.mixtures import GaussianMixture, em
 
 
@@ -53,6 +54,27 @@ def test_takes_no_step_that_loses_likelihood_to_the_jitter(x: Tensor) -> None:
     assert all(after >= before for before, after in pairwise(fit.log_likelihoods))
     assert fit.log_likelihood == pytest.approx(max(values).item())
     assert fit.converged
+
+
+def test_takes_one_e_step_for_each_m_step(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, e_step = [], em.e_step
+    monkeypatch.setattr(em, "e_step", lambda *args: calls.append(1) or e_step(*args))
+    fit = quiet(x, 2, num_starts=1, max_steps=4, tolerance=0.0)
+    assert len(calls) == len(fit.log_likelihoods) == 5
+
+
+def test_the_fit_is_where_the_labels_of_the_e_step_leave_no_gap(x: Tensor) -> None:
+    """KL(q(x, z) ‖ p) = KL(q(x) ‖ p) + E KL(q(z | x) ‖ p): at the maximum the last term is 0."""
+    mixture = quiet(x, 2, jitter=0.0, tolerance=1e-13).mixture
+    log_q = mixture.joint_log_prob(x).log_softmax(dim=1)
+    moved = em.m_step(x, log_q.exp())
+    for place in (mixture, moved):
+        terms = decomposition(place.joint_log_prob(x), log_q)
+        assert terms.marginal == pytest.approx(-place.log_prob(x).mean().item(), rel=1e-13)
+        assert terms.joint == pytest.approx(terms.marginal + terms.conditional, rel=1e-13)
+        assert terms.conditional < 1e-9
+    early = em.init(x, 2, jitter=0.0, seed=0)
+    assert decomposition(early.joint_log_prob(x), log_q).conditional > 0.1
 
 
 def test_one_step_agrees_with_scikit_learn(x: Tensor) -> None:

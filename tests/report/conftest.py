@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from pplvae import data
-from pplvae.report import Report, build, clusters, dimension
+from pplvae.report import Report, build, clusters, trust
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_steps() -> Iterator[None]:
     """Engines that run just long enough to answer: their accuracy is tested where they live."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dimension, "SVI_STEPS", 100)
-        patch.setattr(dimension, "NUM_DRAWS", 60)
-        patch.setattr(dimension, "WARMUP_STEPS", 40)
+        for name, value in {
+            "SVI_STEPS": 100, "NUM_DRAWS": 60, "WARMUP_STEPS": 40, "NUM_SIMULATIONS": 100,
+            "SIMULATED": 20, "NUM_WEIGHTS": 2000, "NUM_EVALUATIONS": 20,
+        }.items():  # fmt: skip
+            patch.setattr(trust, name, value)
         patch.setattr(clusters, "SVI_STEPS", 30)
         yield
 

@@ -17,7 +17,7 @@ from pplvae.report.build import prepared
 from pplvae.vae import VAE
 
 QUICK = {"num_components": 2, "num_epochs": 2, "latent_dim": 3, "seed": 0, "progress": False}
-STAGES = ["look", "dimension", "density", "clusters", "vae", "run"]
+STAGES = ["look", "dimension", "density", "clusters", "vae", "trust", "run"]
 
 
 def table(x: Tensor, labels: Tensor | None = None) -> Dataset:
@@ -48,7 +48,9 @@ def test_numbers_draws_and_vae_stand_beside_the_page(digits_report: Report) -> N
     low, high = numbers["dimension"]["interval_95"]
     assert low < numbers["dimension"]["dimension"] < high
     assert numbers["run"]["seed"] == 0
-    for method in ("exact", "svi", "laplace", "nuts"):
+    assert set(numbers["trust"]["points"]) == {"MAP", "EM"}
+    assert "MAP" not in numbers["trust"]["methods"]
+    for method in ("exact", "svi", "svi-flow", "laplace", "importance", "nuts", "map", "em"):
         draws = az.from_netcdf(digits_report.folder / "draws" / f"dimension-{method}.nc")
         assert float(draws["posterior"]["dimension"].mean()) > 1
     vae = VAE.load(digits_report.folder / "vae.safetensors")
