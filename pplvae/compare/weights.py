@@ -45,7 +45,7 @@ def log_weights(model: Model, guide: Model, data: tuple[Any, ...], num_draws: in
     if any(s["fn"].support.is_discrete and not s["is_observed"] for s in sites.values()):
         return _discrete_log_weights(model, guide, data, num_draws)
     program = inspect(model, *data)
-    together, _ = guides.take_plate(model, guide, data, program)
+    together = guides.together(model, guide, data, program).given
     if not guides.has_density(guide, data, program):
         raise ValueError(
             "guide must have a density of the model's latent sites, got a point mass or sites "

@@ -22,6 +22,7 @@ Reference:
     weighted autoencoders; Li & Turner (2016), Rényi divergence variational inference
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -49,7 +50,7 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer import guides
-from pplvae.infer.program import Model, Program, inspect, sample_sites
+from pplvae.infer.program import Model, Program, inspect, log_joint_by_vmap, sample_sites
 from pplvae.validation import check_one_of, check_whole
 
 OBJECTIVES = ("elbo", "mean_field", "iwae", "renyi")
@@ -95,11 +96,16 @@ def loss(
     check_whole("num_particles", num_particles, 1)
     program = inspect(model, *data)
     _check_together(objective, gradient, alpha, program)
+    order = {"elbo": 1.0, "iwae": 0.0}.get(objective, alpha)
+    several = num_particles > 1 and guides.together(model, guide, data, program)
+    if several and several.mapped and objective != "mean_field" and gradient == GRADIENTS[0]:
+        return checked_once(
+            lambda: -_bound(_log_weights(model, guide, data, program, num_particles), order)
+        )
     settings: dict[str, Any] = {
         "num_particles": num_particles,
         "max_plate_nesting": program.max_plate_nesting,
-        "vectorize_particles": num_particles > 1
-        and all(guides.take_plate(model, guide, data, program)),
+        "vectorize_particles": bool(several and several.in_plate),
     }
     elbo = _estimator(objective, gradient, alpha, program)(**settings)
     leaves = [*guides.leaves(guide, data), *guides.leaves(model, data)]
@@ -143,6 +149,22 @@ def _estimator(objective: str, gradient: str, alpha: Any, program: Program) -> C
     if objective in ("iwae", "renyi"):
         return partial(RenyiELBO, alpha=alpha if objective == "renyi" else 0)
     return TraceMeanField_ELBO if objective == "mean_field" else Trace_ELBO
+
+
+def _log_weights(
+    model: Model, guide: Model, data: tuple[Any, ...], program: Program, size: int
+) -> Tensor:
+    """Return log p(x, θ_k) − log q(θ_k), shape (K,), for draws that the model takes by vmap."""
+    draws, log_q = guides.draw_block(guide, data, program, size)
+    return log_joint_by_vmap(model, data, program, draws) - log_q
+
+
+def _bound(log_weight: Tensor, order: float) -> Tensor:
+    """Return Rényi's bound of that order: 1 is the ELBO, 0 the IWAE."""
+    if order == 1:
+        return log_weight.mean()
+    rest = 1 - order
+    return ((rest * log_weight).logsumexp(dim=0) - math.log(len(log_weight))) / rest
 
 
 def _value(

@@ -5,7 +5,7 @@ p(x, θ) / q(θ) only where q is a density of these sites and of no others.
 """
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -20,6 +20,7 @@ from pplvae.infer.program import (
     Draws,
     Model,
     Program,
+    bears_vmap,
     inspect,
     runs_in_plate,
     sample_sites,
@@ -129,10 +130,16 @@ def _is_delta(law: Any) -> bool:
     return isinstance(unwrapped(law), Delta)
 
 
-def take_plate(
-    model: Model, guide: Model, data: tuple[Any, ...], program: Program
-) -> tuple[bool, bool]:
-    """Return whether a guide gives several draws in one run, in a plate, and the model takes them.
+class Together(NamedTuple):
+    """How several draws of a guide can be had and weighed in one run."""
+
+    given: bool  # the guide gives them, in a plate
+    in_plate: bool  # and the model takes them, in the same plate
+    mapped: bool  # or by vmap
+
+
+def together(model: Model, guide: Model, data: tuple[Any, ...], program: Program) -> Together:
+    """Return how several draws of a guide can be had and weighed in one run.
 
     Raises:
         ValueError: If the guide leaves a latent site of the model out.
@@ -140,8 +147,10 @@ def take_plate(
     anatomy = check_covers(guide, data, program)
     some, _ = draw(guide, data, anatomy, 2, together=False)
     # Pyro's own guides run in a plate, but their sites are not to be set from outside.
-    gives = anatomy is program or runs_in_plate(guide, data, anatomy, some)
-    return gives, gives and runs_in_plate(model, data, program, some)
+    given = anatomy is program or runs_in_plate(guide, data, anatomy, some)
+    in_plate = given and runs_in_plate(model, data, program, some)
+    known = given and not in_plate and isinstance(guide, autoguides.AutoGuide)
+    return Together(given, in_plate, known and bears_vmap(model, data, program, some))
 
 
 def draw(
@@ -149,20 +158,22 @@ def draw(
 ) -> tuple[Draws, Tensor]:
     """Return draws from the guide, shapes (S, …), and their log density, shape (S,)."""
     size = max(1, BLOCK // max(1, program.num_terms)) if together else 1
-    parts = [
-        _draw_block(guide, data, program, min(size, num_draws - start))
-        for start in range(0, num_draws, size)
-    ]
+    with torch.no_grad():
+        parts = [
+            draw_block(guide, data, program, min(size, num_draws - start))
+            for start in range(0, num_draws, size)
+        ]
     draws = {name: torch.cat([part[name] for part, _ in parts]) for name in program.latent}
     return draws, torch.cat([log_q for _, log_q in parts])
 
 
-def _draw_block(
+def draw_block(
     guide: Model, data: tuple[Any, ...], program: Program, size: int
 ) -> tuple[Draws, Tensor]:
+    """Return draws of one run, shapes (S, …), and their log density, shape (S,)."""
     depth = program.max_plate_nesting
     plate = pyro.plate("_draws", size, dim=-1 - depth) if size > 1 else nullcontext()
-    with torch.no_grad(), poutine.block():
+    with poutine.block():
         with plate:
             trace = poutine.trace(guide).get_trace(*data)
         trace.compute_log_prob()

@@ -62,7 +62,7 @@ def fit(
         climbs = [_climb(model, data, init, max_steps) for _ in range(num_starts)]
         potential, mode, trace = min(climbs, key=lambda climb: climb[2][-1].nan_to_num(torch.inf))
         draws, _ = potential.constrain(mode.unsqueeze(0))
-        _check_finite([trace[-1], *draws.values()])
+        _check_finite([*trace[-2:], *draws.values()])
         converged = _slope_vanishes(potential, mode)
         meter.gradients = sum(climbed.calls for climbed, _, _ in climbs)
         return from_independent_draws(

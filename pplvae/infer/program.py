@@ -188,14 +188,29 @@ def runs_in_plate(model: Model, data: tuple[Any, ...], program: Program, draws: 
 
     That is how Pyro evaluates several particles at once.
     """
-    size = num_draws(draws)
+    return _agrees(log_joint_in_plate, model, data, program, draws)
+
+
+def bears_vmap(model: Model, data: tuple[Any, ...], program: Program, draws: Draws) -> bool:
+    """Return whether a model is right of draws of shapes (S, …) under `torch.func.vmap`."""
+    return _agrees(log_joint_by_vmap, model, data, program, draws)
+
+
+def _agrees(
+    log_joint: Callable[..., Tensor],
+    model: Model,
+    data: tuple[Any, ...],
+    program: Program,
+    draws: Draws,
+) -> bool:
+    """Return whether a way to take several draws at once says the same as one by one."""
     with torch.no_grad(), poutine.block():
         alone = [
             log_joint_in_plate(model, data, program, {n: v[s : s + 1] for n, v in draws.items()})
-            for s in range(size)
+            for s in range(num_draws(draws))
         ]
         try:
-            together = log_joint_in_plate(model, data, program, draws)
+            together = log_joint(model, data, program, draws)
         except Exception:  # what is wrong with the model itself has been raised above
             return False
     return torch.allclose(together, torch.cat(alone), *TOLERANCE, equal_nan=True)
@@ -207,6 +222,19 @@ def log_joint_in_plate(
     """Return log p(x, θ_s) in nats, shape (S,), by one run of `model` in a plate of S draws."""
     trace = _trace_in_plate(model, data, program, draws)
     return _log_joint(trace, bool(program.enumerated), num_draws(draws))
+
+
+def log_joint_by_vmap(
+    model: Model, data: tuple[Any, ...], program: Program, draws: Draws
+) -> Tensor:
+    """Return log p(x, θ_s) in nats, shape (S,), by one run of `model` under `torch.func.vmap`."""
+
+    def one(draw: Draws) -> Tensor:
+        trace = _conditioned_trace(model, data, program, draw, program.max_plate_nesting)
+        return _log_joint(trace, bool(program.enumerated)).squeeze(0)
+
+    with poutine.block(), pyro.validation_enabled(False):  # checks look at values
+        return torch.func.vmap(one)(draws)
 
 
 def log_evidence_of_discrete(model: Model, data: tuple[Any, ...]) -> float | None:

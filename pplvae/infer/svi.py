@@ -105,7 +105,7 @@ def fit(
         guides.own_store()
         name, run = families.as_guide(model, guide, program, init)
         leaves = guides.parameters(run, data)
-        together, _ = guides.take_plate(model, run, data, program)
+        given = guides.together(model, run, data, program).given
         loss = gradients.loss(
             model, run, data, objective=objective, gradient=gradient,
             num_particles=num_particles, jit=num_steps >= WORTH_COMPILING,
@@ -118,7 +118,7 @@ def fit(
             description=f"SVI, {name}",
         )  # fmt: skip
         meter.gradients = history.num_steps * num_particles
-        draws, log_q = guides.draw(run, data, program, num_draws, together)
+        draws, log_q = guides.draw(run, data, program, num_draws, given)
         return from_independent_draws(
             model,
             data,

@@ -12,7 +12,7 @@ def _few_steps() -> Iterator[None]:
     """Engines that run just long enough to answer: their accuracy is tested where they live."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {
-            "SVI_STEPS": 100, "NUM_DRAWS": 60, "WARMUP_STEPS": 40, "NUM_SIMULATIONS": 100,
+            "SVI_STEPS": 30, "NUM_DRAWS": 40, "WARMUP_STEPS": 20, "NUM_SIMULATIONS": 100,
             "SIMULATED": 20, "NUM_WEIGHTS": 2000, "NUM_EVALUATIONS": 20,
         }.items():  # fmt: skip
             patch.setattr(trust, name, value)
