@@ -24,7 +24,7 @@ from pyro import poutine
 from pyro.distributions import Normal, constraints, transforms
 from pyro.distributions.torch import TransformedDistribution  # pyright: ignore
 from pyro.infer.autoguide import guides as autoguides
-from pyro.nn import PyroParam
+from pyro.nn import AutoRegressiveNN, PyroParam
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, biject_to
 
@@ -84,16 +84,32 @@ class Flow(autoguides.AutoContinuous):
         """Return the law of all sites' numbers end to end, in unconstrained space."""
         normal = Normal(torch.zeros_like(self.loc), torch.ones_like(self.loc)).to_event(1)
         place = AffineTransform(self.loc, self.scale, event_dim=1, cache_size=1)
-        flips = [transforms.Permute(torch.arange(len(self.loc)).flip(0).to(self.loc.device))]
-        first, *rest = self.bends
-        between = [*flips, rest[0], *flips] if rest else []
-        return TransformedDistribution(normal, [first, *between, place])
+        if len(self.bends) == 1:
+            return TransformedDistribution(normal, [self.bends[0], place])
+        # Each remembers the draw it last made, so that its inverse is at hand: none serves twice.
+        backwards = torch.arange(len(self.loc), device=self.loc.device).flip(0)
+        turn, turn_back = transforms.Permute(backwards), transforms.Permute(backwards)
+        bends = [self.bends[0], turn, self.bends[1], turn_back]
+        return TransformedDistribution(normal, [*bends, place])
 
 
 def _bends(size: int) -> list[Any]:
     if size == 1:
         return [transforms.Spline(1, count_bins=NUM_BINS, bound=BOUND)]
-    return [transforms.affine_autoregressive(size, [max(16, 2 * size)]) for _ in range(2)]
+    return [_Bend(AutoRegressiveNN(size, [max(16, 2 * size)])) for _ in range(2)]
+
+
+class _Bend(transforms.AffineAutoregressive):
+    """An inverse autoregressive map with an inverse in the dtype of its argument."""
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        x, log_scale = torch.zeros_like(y), torch.zeros_like(y)
+        for _ in range(y.shape[-1]):  # the map is triangular: each pass gets one more number right
+            mean, log_scale = self.arn(x)
+            log_scale = log_scale.clamp(self.log_scale_min_clip, self.log_scale_max_clip)
+            x = (y - mean) * (-log_scale).exp()
+        self._cached_log_scale = log_scale
+        return x
 
 
 GUIDES: dict[str, type[autoguides.AutoGuide]] = {

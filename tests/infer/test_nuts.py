@@ -34,15 +34,6 @@ def test_finds_the_posterior_of_a_dimension(ratios: Tensor) -> None:
     assert found.log_evidence is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_finds_it_from_every_seed(seed: int, ratios: Tensor) -> None:
-    found = nuts.fit(twonn.model, ratios, seed=seed, progress=False)
-    law, draws = twonn.posterior(ratios), found.draws["dimension"]
-    assert abs(draws.mean() - law.mean) / law.stddev < 0.15
-    assert 0.93 < draws.std() / law.stddev < 1.07
-
-
 def test_agrees_with_the_closed_form_of_a_regression(data: tuple[Tensor, Tensor]) -> None:
     found = nuts.fit(
         regression, *data, num_draws=400, warmup_steps=80, num_chains=1, seed=0, progress=False
