@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from pplvae.infer import Posterior
+from pplvae.infer.evaluation import evaluate
 from pplvae.infer.inference_data import diagnose, pareto_k, scalars
-from pplvae.infer.program import Draws, evaluate, inspect, num_draws, untouched
+from pplvae.infer.program import Draws, inspect, num_draws, untouched
 from pplvae.validation import as_tensor
 
 Scores: TypeAlias = dict[str, dict[str, float]]

@@ -16,14 +16,8 @@ from pyro.distributions import ImproperUniform, Unit
 from torch import Tensor
 
 from pplvae.infer import Posterior, svi
-from pplvae.infer.program import (
-    TOLERANCE,
-    Draws,
-    Model,
-    inspect,
-    log_joint_in_plate,
-    sample_sites,
-)
+from pplvae.infer.evaluation import TOLERANCE, log_joint_in_plate
+from pplvae.infer.program import Draws, Model, inspect, sample_sites
 
 # Log p(x_i, θ_i) in nats of many simulations, shape (M,), from their data and parameters.
 LogJoint: TypeAlias = Callable[[Draws, Draws], Tensor]

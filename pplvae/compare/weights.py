@@ -14,15 +14,8 @@ from pyro.distributions import Delta
 from torch import Tensor
 
 from pplvae.infer import guides
-from pplvae.infer.program import (
-    BLOCK,
-    TOLERANCE,
-    Draws,
-    Model,
-    evaluate,
-    inspect,
-    sample_sites,
-)
+from pplvae.infer.evaluation import TOLERANCE, evaluate
+from pplvae.infer.program import BLOCK, Draws, Model, inspect, sample_sites
 
 
 def log_weights(model: Model, guide: Model, data: tuple[Any, ...], num_draws: int) -> Tensor:

@@ -38,18 +38,11 @@ from pplvae.infer.decomposition import (
     decomposition,
     decomposition_of_draws,
 )
+from pplvae.infer.evaluation import Evaluation, evaluate
 from pplvae.infer.expectation import Found, Labels, Sampled, Space
 from pplvae.infer.mode import descend
 from pplvae.infer.posterior import Meter, Posterior, provenance
-from pplvae.infer.program import (
-    Draws,
-    Evaluation,
-    Model,
-    Program,
-    evaluate,
-    inspect,
-    untouched,
-)
+from pplvae.infer.program import Draws, Model, Program, inspect, untouched
 from pplvae.infer.unconstrained import Potential
 from pplvae.validation import check_in_range, check_whole
 

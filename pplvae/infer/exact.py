@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pplvae.infer import gaussian
+from pplvae.infer.evaluation import log_evidence_of_discrete
 from pplvae.infer.gaussian import Gaussian
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
-from pplvae.infer.program import Draws, Model, log_evidence_of_discrete, untouched
+from pplvae.infer.program import Draws, Model, untouched
 from pplvae.validation import check_whole
 
 

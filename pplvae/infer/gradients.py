@@ -50,7 +50,8 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer import guides
-from pplvae.infer.program import Model, Program, inspect, log_joint_by_vmap, sample_sites
+from pplvae.infer.evaluation import log_joint_by_vmap
+from pplvae.infer.program import Model, Program, inspect, sample_sites
 from pplvae.validation import check_one_of, check_whole
 
 OBJECTIVES = ("elbo", "mean_field", "iwae", "renyi")

@@ -15,16 +15,8 @@ from pyro.infer.autoguide import guides as autoguides
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pplvae.infer.program import (
-    BLOCK,
-    Draws,
-    Model,
-    Program,
-    bears_vmap,
-    inspect,
-    runs_in_plate,
-    sample_sites,
-)
+from pplvae.infer.evaluation import bears_vmap, runs_in_plate
+from pplvae.infer.program import BLOCK, Draws, Model, Program, inspect, sample_sites
 
 
 def own_store() -> None:

@@ -28,20 +28,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pplvae.infer import guides
+from pplvae.infer.evaluation import TOLERANCE, evaluate, runs_in_plate
 from pplvae.infer.inference_data import import_arviz, smooth
 from pplvae.infer.laplace import STRICT
 from pplvae.infer.mode import find_mode, precision_factor
 from pplvae.infer.posterior import Cost, Meter, Posterior, from_independent_draws, log_mean_error
-from pplvae.infer.program import (
-    TOLERANCE,
-    Draws,
-    Model,
-    Program,
-    evaluate,
-    inspect,
-    runs_in_plate,
-    untouched,
-)
+from pplvae.infer.program import Draws, Model, Program, inspect, untouched
 from pplvae.infer.unconstrained import Potential
 from pplvae.validation import check_one_of, check_whole
 

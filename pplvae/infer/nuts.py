@@ -16,8 +16,9 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 from pplvae import randomness
+from pplvae.infer.evaluation import evaluate
 from pplvae.infer.posterior import Meter, Posterior, provenance
-from pplvae.infer.program import Draws, Model, evaluate, inspect, untouched
+from pplvae.infer.program import Draws, Model, inspect, untouched
 from pplvae.infer.unconstrained import Potential
 from pplvae.validation import check_in_range, check_whole
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pplvae.infer.program import Draws, Model, evaluate, inspect, num_draws
+from pplvae.infer.evaluation import evaluate
+from pplvae.infer.program import Draws, Model, inspect, num_draws
 from pplvae.storage import write_atomically
 from pplvae.validation import check_in_range
 

@@ -9,7 +9,8 @@ from pyro import poutine
 from torch import Tensor
 
 from pplvae.infer import program
-from pplvae.infer.program import evaluate, inspect, runs_in_plate, untouched
+from pplvae.infer.evaluation import evaluate, runs_in_plate
+from pplvae.infer.program import inspect, untouched
 
 X = torch.linspace(-1.0, 2.0, 21, dtype=torch.float64).reshape(7, 3).sin()
 Y = torch.linspace(0.0, 1.0, 7, dtype=torch.float64).cos()
