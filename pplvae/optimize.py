@@ -361,7 +361,7 @@ def _finite(name: str, value: float, epoch: int) -> float:
     if not math.isfinite(value):
         raise FloatingPointError(
             f"{name} must stay finite, got {value} in epoch {epoch}: "
-            "try a smaller learning_rate, or clip_norm=10"
+            "try a smaller learning_rate, or clip the gradient"
         )
     return value
 

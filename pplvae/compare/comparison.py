@@ -21,7 +21,7 @@ HEADINGS = {
     "sd_ratio": "sd ratio", "wasserstein": "W1", "ess": "ESS", "r_hat": "R-hat",
     "restarts_r_hat": "R-hat of restarts", "pareto_k": "k-hat", "label_modes": "numberings",
     "restarts_evidence_range": "evidence range of restarts", "log_evidence": "log evidence",
-    "predictive": "held-out log density", "predictive_gain": "minus reference's",
+    "predictive": "held-out log density", "predictive_gain": "gain over reference",
     "cpu_seconds": "CPU-s",
     "ess_per_cpu_second": "ESS per CPU-s", "restarts_apart": "restarts apart",
 }  # fmt: skip

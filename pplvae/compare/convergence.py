@@ -177,7 +177,8 @@ def _standard(reference: Posterior | Moments) -> tuple[dict[str, tuple[float, fl
     if reference.is_point:
         raise ValueError("reference must have a spread, got a point")
     draws = arrays(reference, "the reference")
-    found = {name: described(value) for name, value in draws.items() if np.ptp(value) > 0}
+    most = reference.diagnostics.get("importance_ess", math.inf)
+    found = {name: described(v, most) for name, v in draws.items() if np.ptp(v) > 0}
     if not found:
         raise ValueError("reference must vary, got constant draws")
     floor = math.sqrt(np.mean([1 / each["ess"] for each in found.values()]))

@@ -8,6 +8,7 @@ Methods are never ranked by their loss or by LOO: a point estimate beats the exa
 both. The reference comes first, the others as given, and point estimates in a table of their own.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,9 +93,13 @@ def _restarts(given: Posterior | Sequence[Posterior], method: str) -> list[Poste
         raise ValueError(f"restarts of {method} must be at least 1, got none")
     if len({posterior.is_point for posterior in group}) > 1:
         raise ValueError(f"restarts of {method} must all be points or none, got both")
-    draws = [next(iter(posterior.draws.values())) for posterior in group]
-    if not group[0].is_point and any(torch.equal(draws[0], other) for other in draws[1:]):
-        raise ValueError(f"restarts of {method} must differ in seed, got the same draws twice")
+    chains = [chain for p in group for chain in next(iter(p.draws.values()))]
+    pairs = itertools.combinations(chains, 2)
+    if not group[0].is_point and any(torch.equal(one, other) for one, other in pairs):
+        raise ValueError(
+            f"restarts of {method} must differ, got the same chain twice: chain c starts from "
+            "seed + c, so take seeds as far apart as there are chains"
+        )
     return group
 
 

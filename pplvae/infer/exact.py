@@ -90,7 +90,7 @@ def fit(
                 f"linear-Gaussian, got {name}: use nuts.fit for draws that converge to it"
             )
         draws, log_q = solution.draw(num_draws)
-        return from_independent_draws(
+        found = from_independent_draws(
             model,
             data,
             draws,
@@ -100,6 +100,18 @@ def fit(
             seed=seed,
             log_evidence=solution.log_evidence,
             method="exact",
+        )
+    _check_exact(found.sample_stats["log_weight"].flatten(), solution.log_evidence, model)
+    return found
+
+
+def _check_exact(log_weight: Tensor, log_evidence: float, model: Model) -> None:
+    """Refuse an answer whose p(x, θ) / q(θ) is not the evidence at each of its draws."""
+    off = (log_weight - log_evidence).abs().max().item()
+    if not off <= gaussian.rounding(log_weight):
+        raise ValueError(
+            f"the exact answer registered for {getattr(model, '__name__', model)!r} must be its "
+            f"posterior and evidence, got log p(x, θ) − log q(θ) up to {off:.3g} nats away from it"
         )
 
 

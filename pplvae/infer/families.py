@@ -15,6 +15,7 @@ Reference:
     using linear rational splines
 """
 
+import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -95,8 +96,17 @@ class Flow(autoguides.AutoContinuous):
 
 def _bends(size: int) -> list[Any]:
     if size == 1:
-        return [transforms.Spline(1, count_bins=NUM_BINS, bound=BOUND)]
+        return [_straight(transforms.Spline(1, count_bins=NUM_BINS, bound=BOUND))]
     return [_Bend(AutoRegressiveNN(size, [max(16, 2 * size)])) for _ in range(2)]
+
+
+def _straight(spline: Any) -> Any:
+    """Make a spline the identity, which Pyro begins at random."""
+    with torch.no_grad():
+        for parameter in spline.parameters():
+            parameter.zero_()
+        spline.unnormalized_derivatives.fill_(math.log(math.e - 1))  # softplus gives 1
+    return spline
 
 
 class _Bend(transforms.AffineAutoregressive):

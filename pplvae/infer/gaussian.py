@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pplvae.infer.evaluation import evaluate
 from pplvae.infer.program import Draws, Model, inspect
 from pplvae.infer.unconstrained import Potential
 
 MOST = 2000  # latent numbers; their Hessian has so many rows and columns
 SCALES = (0.1, 1.0, 30.0)  # how far from 0 the slope is looked at
+NUM_CHECKS = 20
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
 
@@ -71,9 +73,35 @@ def solve(model: Model, data: tuple[Any, ...]) -> Gaussian | None:
     mode = -torch.cholesky_solve(start.unsqueeze(1), factor).squeeze(1)
     energy = potential.energy(mode).item()
     half_log_det = factor.diagonal().log().sum().item()
-    return Gaussian(
+    found = Gaussian(
         potential, mode, factor, 0.5 * size * math.log(2 * math.pi) - half_log_det - energy
     )
+    return found if _holds_everywhere(model, data, found) else None
+
+
+def _holds_everywhere(model: Model, data: tuple[Any, ...], found: Gaussian) -> bool:
+    """Whether p(x, u) / q(u) is log p(x) at draws of q, and at draws eight times as far out."""
+    near, _ = found.draw(NUM_CHECKS)
+    log_joint = {}
+    for far in (1.0, 8.0):
+        mode = found.potential.unflatten(found.mode)
+        draws = {name: mode[name] + far * (near[name] - mode[name]) for name in near}
+        log_joint[far] = evaluate(model, data, draws, pointwise=False).log_joint
+    # U(û + f δ) − U(û) = f² (U(û + δ) − U(û)) for a quadratic U.
+    flat = torch.cat([near[name].reshape(NUM_CHECKS, -1) for name in near], dim=1) - found.mode
+    half = 0.5 * (flat @ found.factor).square().sum(dim=1)
+    top = found.log_evidence + found.factor.diagonal().log().sum().item()
+    top -= 0.5 * len(found.mode) * math.log(2 * math.pi)
+    slack = rounding(log_joint[8.0])
+    return all(
+        bool(((value - (top - far**2 * half)).abs() <= slack).all())
+        for far, value in log_joint.items()
+    )
+
+
+def rounding(log_joint: Tensor) -> float:
+    """Return how far log joints, shape (S,), may be off by rounding, in nats."""
+    return 1e-6 + 1000 * torch.finfo(log_joint.dtype).eps * (1 + log_joint.abs().max().item())
 
 
 def _is_real(support: Any) -> bool:
@@ -84,8 +112,9 @@ def _is_quadratic(potential: Potential, start: Tensor, hessian: Tensor) -> bool:
     tolerance = TOLERANCE.get(start.dtype, 1e-3)
     for scale in SCALES:
         point = scale * torch.randn_like(start)
-        expected = start + hessian @ point
-        error = (potential.slope(point) - expected).norm()
-        if not error <= tolerance * (start.norm() + (hessian @ point).norm()):
-            return False
+        for side in (point, -point):  # a kink at the origin shows on one of them
+            expected = start + hessian @ side
+            error = (potential.slope(side) - expected).norm()
+            if not error <= tolerance * (start.norm() + (hessian @ side).norm()):
+                return False
     return True

@@ -50,12 +50,13 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer import guides
-from pplvae.infer.evaluation import log_joint_by_vmap
+from pplvae.infer.evaluation import log_joint_by_vmap, log_joint_in_plate
 from pplvae.infer.program import Model, Program, inspect, sample_sites
 from pplvae.validation import check_one_of, check_whole
 
 OBJECTIVES = ("elbo", "mean_field", "iwae", "renyi")
 GRADIENTS = ("reparameterized", "score", "baseline")
+MEMORY = 0.9  # of the running mean, per evaluation
 JITTED = (JitTrace_ELBO, JitTraceEnum_ELBO)
 
 Loss: TypeAlias = Callable[[], Tensor]
@@ -96,22 +97,26 @@ def loss(
     check_one_of("gradient", gradient, GRADIENTS)
     check_whole("num_particles", num_particles, 1)
     program = inspect(model, *data)
-    _check_together(objective, gradient, alpha, program)
+    summed, pathless = _sites(program, guide, data)
+    _check_together(objective, gradient, alpha, summed, pathless)
     order = {"elbo": 1.0, "iwae": 0.0}.get(objective, alpha)
-    several = num_particles > 1 and guides.together(model, guide, data, program)
-    if several and several.mapped and objective != "mean_field" and gradient == GRADIENTS[0]:
+    together = guides.together(model, guide, data, program)
+    by_vmap = num_particles > 1 and together.mapped and not pathless
+    if by_vmap and gradient == "reparameterized" and objective != "mean_field":
         return checked_once(
             lambda: -_bound(_log_weights(model, guide, data, program, num_particles), order)
         )
+    if gradient != "reparameterized" and summed:
+        return checked_once(_Score(model, guide, data, program, num_particles, gradient, together))
     settings: dict[str, Any] = {
         "num_particles": num_particles,
         "max_plate_nesting": program.max_plate_nesting,
-        "vectorize_particles": bool(several and several.in_plate),
+        "vectorize_particles": num_particles > 1 and together.in_plate,
     }
-    elbo = _estimator(objective, gradient, alpha, program)(**settings)
+    elbo = _estimator(objective, gradient, alpha, bool(summed))(**settings)
     leaves = [*guides.leaves(guide, data), *guides.leaves(model, data)]
     leaves = list({id(leaf): leaf for leaf in leaves}.values())
-    if program.enumerated:
+    if summed:
         model = config_enumerate(model)
     if gradient != "reparameterized":
         model = _with_auxiliary(model, guide, data)
@@ -119,37 +124,94 @@ def loss(
     plain = checked_once(lambda: _value(elbo, model, guide, data, leaves))
     if not jit or (objective, gradient) != ("elbo", "reparameterized"):
         return plain
-    compiled = (JitTraceEnum_ELBO if program.enumerated else JitTrace_ELBO)(**settings)
+    compiled = (JitTraceEnum_ELBO if summed else JitTrace_ELBO)(**settings)
     # The data become constants of the compiled program.
     held, holding = (partial(run, *data) for run in (model, guide))
     quick = checked_once(lambda: _value(compiled, held, holding, (), leaves))
     return quick if _agree(quick, plain, leaves) else plain
 
 
-def _check_together(objective: str, gradient: str, alpha: float, program: Program) -> None:
+def _sites(program: Program, guide: Model, data: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """Return which of a model's sites are summed out, and which of the guide's have no path."""
+    with torch.no_grad(), poutine.block():
+        sites = sample_sites(poutine.trace(guide).get_trace(*data))
+    summed = [name for name in program.enumerated if name not in sites]
+    pathless = [
+        name
+        for name, site in sites.items()
+        if not site["is_observed"] and not site["fn"].has_rsample
+    ]
+    return summed, pathless
+
+
+def _check_together(
+    objective: str, gradient: str, alpha: float, summed: list[str], pathless: list[str]
+) -> None:
     if gradient != "reparameterized" and objective != "elbo":
         raise ValueError(
             f"gradient must be 'reparameterized' for objective {objective!r}, got {gradient!r}"
         )
-    if program.enumerated and (objective != "elbo" or gradient == "baseline"):
+    if summed and objective != "elbo":
         raise ValueError(
-            f"objective must be 'elbo', without a baseline, for a model that sums out "
-            f"{list(program.enumerated)}, got {objective!r} and {gradient!r}"
+            f"objective must be 'elbo' for a model that sums out {summed}, got {objective!r}"
+        )
+    if pathless and objective != "elbo":
+        raise ValueError(
+            f"objective must be 'elbo' for a guide that draws {pathless}, which have no "
+            f"reparameterized gradient, got {objective!r}"
         )
     if objective == "renyi" and alpha == 1:
         raise ValueError("alpha must not be 1 for 'renyi', got 1: that limit is 'elbo'")
 
 
-def _estimator(objective: str, gradient: str, alpha: Any, program: Program) -> Callable[..., ELBO]:
+def _estimator(objective: str, gradient: str, alpha: Any, summed: bool) -> Callable[..., ELBO]:
     """Return Pyro's class for it."""
-    if program.enumerated:
-        # A guide may draw the sites that could be summed out.
+    if summed:
+        # A guide may draw some of the sites that could be summed out.
         return partial(TraceEnum_ELBO, strict_enumeration_warning=False)
     if gradient == "baseline":
         return TraceGraph_ELBO
     if objective in ("iwae", "renyi"):
         return partial(RenyiELBO, alpha=alpha if objective == "renyi" else 0)
     return TraceMeanField_ELBO if objective == "mean_field" else Trace_ELBO
+
+
+class _Score:
+    """The log-trick for a model that sums out discrete sites.
+
+        (f − b) ∇ log q(θ) + ∇ log p(x, θ),   f = log p(x, θ) − log q(θ)
+
+    Pyro's own estimator weighs the score of a site by the costs in its plates only, and so loses
+    the likelihood of data in others.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        guide: Model,
+        data: tuple[Any, ...],
+        program: Program,
+        size: int,
+        gradient: str,
+        together: guides.Together,
+    ) -> None:
+        self.model, self.data, self.program = model, data, program
+        self.guide = _LosePaths(baseline=False)(guide)
+        self.blocks = [size] if together.in_plate else [1] * size
+        self.uses_baseline, self.mean = gradient == "baseline", None
+
+    def __call__(self) -> Tensor:
+        pairs = [self._weigh(size) for size in self.blocks]
+        log_p, log_q = (torch.cat(terms) for terms in zip(*pairs, strict=True))
+        f = (log_p - log_q).detach()
+        baseline = self.mean if self.uses_baseline and self.mean is not None else 0.0
+        self.mean = f.mean() if self.mean is None else MEMORY * self.mean + (1 - MEMORY) * f.mean()
+        surrogate = ((f - baseline) * log_q + log_p).mean()
+        return (surrogate - f.mean()).detach() - surrogate
+
+    def _weigh(self, size: int) -> tuple[Tensor, Tensor]:
+        draws, log_q = guides.draw_block(self.guide, self.data, self.program, size)
+        return log_joint_in_plate(self.model, self.data, self.program, draws), log_q
 
 
 def _log_weights(

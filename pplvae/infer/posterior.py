@@ -4,6 +4,7 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,9 @@ class Meter:
     """Counts what an engine spends."""
 
     def __init__(self) -> None:
+        # torch imports its compiler with the first optimizer: a second that no engine is to pay.
+        for module in ("torch._dynamo", "torch.fx.experimental.proxy_tensor"):
+            import_module(module)
         self.cpu, self.wall = time.process_time(), time.perf_counter()
         self.gradients = 0
 

@@ -73,7 +73,7 @@ def inspect(model: Model, *data: Any) -> Program:
 
     Raises:
         ValueError: If it has no continuous latent site, a discrete one that cannot be enumerated,
-            or sees a subsample of its data.
+            one whose support depends on another's value, or sees a subsample of its data.
     """
     with poutine.block(), torch.no_grad():
         sites = sample_sites(poutine.trace(model).get_trace(*data))
@@ -81,6 +81,8 @@ def inspect(model: Model, *data: Any) -> Program:
         latent = {n: s for n, s in sites.items() if not s["is_observed"]}
         enumerated = tuple(n for n, s in latent.items() if s["fn"].support.is_discrete)
         _check_sites(sites, enumerated)
+        if any(_edges(site["fn"]) for site in latent.values()):
+            _check_edges(latent, sample_sites(poutine.trace(model).get_trace(*data)))
         wide = sample_sites(enumerated_trace(model, data, depth)) if enumerated else sites
     computed = {n: s for n, s in sites.items() if s["infer"].get("_deterministic")}
     observed = {n: s for n, s in sites.items() if s["is_observed"] and n not in computed}
@@ -103,6 +105,26 @@ def inspect(model: Model, *data: Any) -> Program:
         dtype=first.dtype,
         device=first.device,
     )
+
+
+def _edges(law: Any) -> list[Tensor]:
+    """Return the bounds of a law's support that are tensors, which may depend on other sites."""
+    support = law.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    edges = [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+    return [edge for edge in edges if isinstance(edge, Tensor)]
+
+
+def _check_edges(sites: dict[str, Any], again: dict[str, Any]) -> None:
+    """Refuse supports that differ between two runs: one bijection would not serve all draws."""
+    for name, site in sites.items():
+        pairs = zip(_edges(site["fn"]), _edges(again[name]["fn"]), strict=True)
+        if not all(torch.equal(one, other) for one, other in pairs):
+            raise ValueError(
+                f"sites must have a support that does not depend on others' values, got {name!r}: "
+                "write it as low + (high - low) * share, with a share in [0, 1] as the site"
+            )
 
 
 def _check_sites(sites: dict[str, Any], discrete: tuple[str, ...]) -> None:

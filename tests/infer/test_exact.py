@@ -125,3 +125,26 @@ def test_a_model_of_discrete_sites_alone_is_summed() -> None:
     densities = dist.Normal(torch.tensor([0.0, 2.0]), 1.0).log_prob(x.unsqueeze(1)).exp()
     expected = (densities @ torch.tensor([0.2, 0.8])).log().sum().item()
     assert exact.log_evidence(labels, x) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_kink_is_not_overlooked(seed: int) -> None:
+    def kinked(y: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(5 * torch.relu(z - 0.5), 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="or be linear-Gaussian"):
+        exact.fit(kinked, torch.tensor(6.0), seed=seed)
+
+
+def test_refuses_an_answer_that_is_not_the_posterior() -> None:
+    def model(y: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    evidence = dist.Normal(0.0, math.sqrt(2)).log_prob(torch.tensor(1.0)).item()
+    for loc, claimed in ((0.4, evidence), (0.5, evidence + 0.01)):
+        law = dist.Normal(torch.tensor(loc), math.sqrt(0.5))
+        exact.solves(model)(lambda y, law=law, e=claimed: exact.Solution({"z": law}, e))
+        with pytest.raises(ValueError, match="registered for 'model' must be its posterior and"):
+            exact.fit(model, torch.tensor(1.0))

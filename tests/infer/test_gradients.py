@@ -161,5 +161,57 @@ def test_refuses_what_does_not_go_together() -> None:
         label = pyro.sample("label", dist.Bernoulli(torch.tensor(0.5)))
         pyro.sample("x", dist.Normal(z + label, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match=r"objective must be 'elbo', .* sums out \['label'\]"):
+    with pytest.raises(
+        ValueError, match=r"objective must be 'elbo' for a model that sums out \['label'\]"
+    ):
         gradients.loss(labeled, guide, (X,), objective="iwae")
+
+
+@pytest.mark.parametrize("gradient", ["score", "baseline"])
+def test_the_log_trick_sees_data_in_other_plates(gradient: str) -> None:
+    """The components' plate and the points' are not nested, and the labels are summed out."""
+
+    def mixture(y: Tensor) -> None:
+        with pyro.plate("components", 2):
+            locs = pyro.sample("locs", dist.Normal(torch.tensor(0.0), 3.0))
+        with pyro.plate("points", len(y)):
+            label = pyro.sample("label", dist.Categorical(torch.ones(2)))
+            pyro.sample("y", dist.Normal(locs[label], 1.0), obs=y)
+
+    y = torch.tensor([-2.0, -1.5, 2.0])
+    program, means, errors = inspect(mixture, y), [], []
+    _, made = families.as_guide(mixture, "mean_field", program, {"locs": [-1.0, 1.0]})
+    leaves = guides.parameters(made, (y,))
+    for kind, num in (("reparameterized", 60), (gradient, 400)):
+        loss = gradients.loss(mixture, made, (y,), gradient=kind, num_particles=2)
+        found = torch.stack([slope(loss(), leaves) for _ in range(num)])
+        means.append(found.mean(dim=0))
+        errors.append(found.std(dim=0) / math.sqrt(num))
+    assert ((means[0] - means[1]).abs() < 4.5 * torch.hypot(*errors)).all()
+    assert means[0].abs().max() > 20 * errors[0].max()
+
+
+def test_a_guide_may_draw_the_labels_itself() -> None:
+    def mixture(y: Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(torch.tensor(0.0), 3.0))
+        with pyro.plate("points", len(y)):
+            label = pyro.sample("label", dist.Bernoulli(torch.tensor(0.5)))
+            pyro.sample("y", dist.Normal(loc * (2 * label - 1), 1.0), obs=y)
+
+    def drawn(y: Tensor) -> None:
+        pyro.sample("loc", dist.Normal(pyro.param("place", torch.tensor(1.0)), 0.5))
+        logits = pyro.param("logits", torch.zeros(len(y)))
+        with pyro.plate("points", len(y)):
+            pyro.sample("label", dist.Bernoulli(logits=logits))
+
+    y, found = torch.tensor([-2.0, 1.5]), {}
+    leaves = guides.parameters(drawn, (y,))
+    for gradient in ("reparameterized", "score", "baseline"):  # a label has no path: all score it
+        loss = gradients.loss(mixture, drawn, (y,), gradient=gradient)
+        some = torch.stack([slope(loss(), leaves) for _ in range(500)])
+        found[gradient] = some.mean(dim=0), some.std(dim=0) / math.sqrt(500)
+    for gradient in ("score", "baseline"):
+        (mean, error), (known, slack) = found[gradient], found["reparameterized"]
+        assert ((mean - known).abs() < 4.5 * torch.hypot(error, slack)).all()
+    with pytest.raises(ValueError, match=r"must be 'elbo' for a guide that draws \['label'\]"):
+        gradients.loss(mixture, drawn, (y,), objective="iwae")

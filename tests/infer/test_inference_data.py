@@ -28,7 +28,10 @@ def model(y: Tensor) -> None:
 @exact.solves(model)
 def solution(y: Tensor) -> exact.Solution:
     precision = torch.tensor(1.0 + len(y))
-    return exact.Solution({"loc": dist.Normal(y.sum() / precision, precision.rsqrt())}, 0.0)
+    covariance = torch.eye(len(y)) + 1.0
+    evidence = dist.MultivariateNormal(torch.zeros(len(y)), covariance).log_prob(y)
+    law = dist.Normal(y.sum() / precision, precision.rsqrt())
+    return exact.Solution({"loc": law}, evidence.item())
 
 
 Y = torch.linspace(-1.0, 1.5, 12, dtype=torch.float64)

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from pplvae.infer import Posterior, laplace, nuts, svi
-from pplvae.infer.program import inspect
-from pplvae.infer.unconstrained import init_strategy
 from pplvae.intrinsic_dimension import twonn
 
 
@@ -143,12 +141,3 @@ def test_refuses_starts_outside_the_support(engine: Callable[..., Posterior]) ->
     said = r"init\['dimension'\] must lie in the site's support .*, got -5\.0"
     with pytest.raises(ValueError, match=said):
         engine(twonn.model, ratios, init={"dimension": -5.0})
-
-
-def test_the_support_may_depend_on_the_start_of_another_site() -> None:
-    def model() -> None:
-        top = pyro.sample("top", dist.Gamma(torch.tensor(2.0), 1.0))
-        pyro.sample("below", dist.Uniform(torch.tensor(0.0), top))
-
-    strategy = init_strategy({"top": 900.0, "below": 800.0}, inspect(model))
-    pyro.infer.autoguide.initialization.InitMessenger(strategy)(model)()

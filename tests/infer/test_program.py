@@ -326,3 +326,19 @@ def test_a_block_sees_the_caller_s_parameters_and_leaves_none() -> None:
     assert pyro.param("mine") is mine
     torch.testing.assert_close(torch.get_rng_state(), before)
     pyro.clear_param_store()
+
+
+def test_refuses_a_support_that_depends_on_another_site() -> None:
+    def nested(y: Tensor) -> None:
+        low = pyro.sample("low", dist.Uniform(torch.tensor(0.0), 1.0))
+        high = pyro.sample("high", dist.Uniform(low, 2.0))
+        pyro.sample("y", dist.Normal(high, 0.1), obs=y)
+
+    with pytest.raises(ValueError, match="does not depend on others' values, got 'high'"):
+        inspect(nested, torch.tensor(0.3))
+
+    def fixed(y: Tensor) -> None:
+        high = pyro.sample("high", dist.Uniform(y.min(), torch.tensor(2.0)))
+        pyro.sample("y", dist.Normal(high, 0.1), obs=y)
+
+    assert list(inspect(fixed, torch.tensor(0.3)).latent) == ["high"]
