@@ -30,6 +30,7 @@ import torch
 from pplvae import compare, infer, plots
 from pplvae.infer import (
     decomposition,
+    decomposition_of_draws,
     em,
     exact,
     importance,
@@ -249,6 +250,16 @@ axes.plot(
 axes.set(xlabel="EM step", ylabel="nats per point, up to the entropy of q(x)")
 axes.legend(frameon=False)
 terms[0], terms[-1]
+
+# %% [markdown]
+# With a continuous $z$ the terms are averages over draws. Here $z \sim N(0, 1)$, $x \mid z \sim N(z, 1)$,
+# and a $q$ that is a little too wide costs its divergence from $p(z \mid x) = N(x/2, 1/2)$.
+
+# %%
+z = dist.Normal(0.5 * points[:, :1], 0.9)
+some = z.sample((4000,)).squeeze(-1).T
+joint = dist.Normal(0.0, 1.0).log_prob(some) + dist.Normal(some, 1.0).log_prob(points[:, :1])
+decomposition_of_draws(joint, dist.Normal(0.5 * points[:, :1], 0.9).log_prob(some))
 
 # %% [markdown]
 # The same driver runs any model with discrete sites, draws them instead (Monte Carlo EM), integrates

@@ -37,6 +37,7 @@ def failures(
     switching = [*_switching(scores, posterior)]
     # Where the numbering of components switches, R-hat and ESS say that and no more.
     yield from switching or [*_unmixed(scores), *_too_few(scores)]
+    yield from _unsettled(posterior)
     yield from _divergent(int(facts["divergences"]))
     yield from _thin_tails(facts["pareto_k"], posterior.num_chains * posterior.num_draws)
     yield from _restarts_apart(scores, facts["restarts_evidence_range"], posterior)
@@ -143,6 +144,14 @@ def _too_few(scores: Scores) -> Found:
         yield (
             ESS / max(ess, 1.0),
             f"{name} has an effective sample size of {ess:.0f} (at least {ESS}): take more draws",
+        )
+
+
+def _unsettled(posterior: Posterior) -> Found:
+    if posterior.diagnostics.get("converged", 1.0) == 0.0:
+        yield (
+            10.0,
+            "its loss was still falling: take more steps or a larger learning_rate",
         )
 
 

@@ -112,7 +112,11 @@ class Comparison:
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def failures(self) -> list[str]:
-        """Return what is wrong with each method, in plain words, and what to try; worst first."""
+        """Return what is wrong with each method, in plain words, and what to try.
+
+        The reference comes first: where it fails, the others cannot be judged by it. Then the
+        worst.
+        """
         found = [
             (excess, f"{method}: {said}")
             for method, scores in self.scores.items()
@@ -120,7 +124,11 @@ class Comparison:
                 self.posteriors[method], scores, self.facts[method], self.facts[self.reference]
             )
         ]
-        return [said for _, said in sorted(found, key=lambda pair: -pair[0])]
+        own = f"{self.reference}: "
+        ordered = sorted(found, key=lambda pair: (not pair[1].startswith(own), -pair[0]))
+        warning = f"{self.reference}, the reference, fails itself, so that it can judge no other"
+        failed = len(self.scores) > 1 and bool(ordered) and ordered[0][1].startswith(own)
+        return [warning] * failed + [said for _, said in ordered]
 
     def notes(self) -> list[str]:
         """Return what one should know of a method though it is no failure."""

@@ -265,7 +265,8 @@ def from_independent_draws(
         stats["log_weight"] = log_weight.unsqueeze(0)
         fields["log_evidence"] = log_weight.logsumexp(dim=0).item() - math.log(num_draws(draws))
         if "log_evidence" not in rest:
-            fields["diagnostics"] = {"log_evidence_error": log_mean_error(log_weight)}
+            error = {"log_evidence_error": log_mean_error(log_weight)}
+            rest["diagnostics"] = rest.get("diagnostics", {}) | error
     return Posterior(
         draws={name: value.unsqueeze(0) for name, value in (draws | found.deterministic).items()},
         log_likelihood={n: value.unsqueeze(0) for n, value in found.log_likelihood.items()},

@@ -298,7 +298,7 @@ def test_the_first_restart_is_scored_and_all_are_held_apart(truth: Posterior) ->
 
 
 def test_refuses_restarts_that_say_nothing(truth: Posterior) -> None:
-    with pytest.raises(ValueError, match="restarts of SVI must differ in seed, got the same draw"):
+    with pytest.raises(ValueError, match="restarts of SVI must differ, got the same chain twice"):
         compare.methods({"exact": truth, "SVI": [truth, truth]})
     with pytest.raises(ValueError, match="restarts of SVI must be at least 1, got none"):
         compare.methods({"exact": truth, "SVI": []})

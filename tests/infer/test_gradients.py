@@ -161,9 +161,7 @@ def test_refuses_what_does_not_go_together() -> None:
         label = pyro.sample("label", dist.Bernoulli(torch.tensor(0.5)))
         pyro.sample("x", dist.Normal(z + label, 1.0), obs=x)
 
-    with pytest.raises(
-        ValueError, match=r"objective must be 'elbo' for a model that sums out \['label'\]"
-    ):
+    with pytest.raises(ValueError, match=r"for a model that sums out \['label'\]"):
         gradients.loss(labeled, guide, (X,), objective="iwae")
 
 

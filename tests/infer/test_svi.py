@@ -91,12 +91,12 @@ def two_clusters(x: Tensor) -> None:
 def test_discrete_sites_are_summed_out_of_the_bound() -> None:
     x = torch.cat([torch.randn(30) - 2.0, torch.randn(60) + 2.0])
     start = {"loc": 2.0, "odds": 0.6}
-    found = quiet(two_clusters, x, num_steps=400, init=start)
+    found = quiet(two_clusters, x, num_steps=600, init=start)
     exact = laplace.fit(two_clusters, x, init=start, seed=0)
     assert list(found.draws) == ["loc", "odds"]
-    # Ninety points: Laplace is good to a few per cent of a sd here, and SVI to 0.05.
+    # Ninety points: Laplace is good to a few per cent of a sd here, SVI's end to about 0.1.
     for name, draws in exact.draws.items():
-        assert abs(found.draws[name].mean() - draws.mean()) < 0.15 * draws.std()
+        assert abs(found.draws[name].mean() - draws.mean()) < 0.2 * draws.std()
         assert 0.85 < found.draws[name].std() / draws.std() < 1.15
     assert found.log_evidence == pytest.approx(exact.log_evidence, abs=0.05)
     assert found.log_likelihood["x"].shape == (1, 4000, 90)
