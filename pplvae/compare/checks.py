@@ -18,6 +18,8 @@ ERROR, RATIO, SHAPE = 0.2, 0.1, 0.2  # what a method must keep to be believed
 ESS, R_HAT, RESTARTS = 400, 1.01, 1.05
 EVIDENCE = 0.1  # nats; odds off by a tenth
 
+EVEN = 0.99  # effective share of draws by their weights, beyond which k-hat is of no account
+
 Found = Iterator[tuple[float, str]]
 
 
@@ -39,7 +41,7 @@ def failures(
     yield from switching or [*_unmixed(scores), *_too_few(scores)]
     yield from _unsettled(posterior)
     yield from _divergent(int(facts["divergences"]))
-    yield from _thin_tails(facts["pareto_k"], posterior.num_chains * posterior.num_draws)
+    yield from _thin_tails(facts["pareto_k"], posterior)
     yield from _restarts_apart(scores, facts["restarts_evidence_range"], posterior)
     if not evidence_note(posterior):
         yield from _evidence_off(facts, reference)
@@ -164,14 +166,23 @@ def _divergent(divergences: int) -> Found:
         )
 
 
-def _thin_tails(k: float, size: int) -> Found:
-    limit = threshold(size)
-    if k > limit:
+def _thin_tails(k: float, posterior: Posterior) -> Found:
+    limit = threshold(posterior.num_chains * posterior.num_draws)
+    if k > limit and not _are_even(posterior):
         yield (
             k / max(limit, 0.1),
             f"k-hat {k:.2f} (at most {limit:.2f}): the guide's tails are too thin for its "
             "weights; its evidence is not to be believed: try full_rank, flow, or NUTS",
         )
+
+
+def _are_even(posterior: Posterior) -> bool:
+    """Whether weights hardly differ: then they correct nothing, however their tail is shaped."""
+    log_weight = posterior.sample_stats.get("log_weight")
+    if log_weight is None:
+        return False
+    shares = log_weight.double().flatten().softmax(dim=0)
+    return 1 / (len(shares) * shares.square().sum().item()) > EVEN
 
 
 def _restarts_apart(scores: Scores, evidence_range: float, posterior: Posterior) -> Found:

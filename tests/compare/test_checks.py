@@ -189,3 +189,13 @@ def test_regression_weights_are_no_mixture() -> None:
         draws = {"weights": weights, "locs": locs}
         found = compare.methods({"exact": Posterior(draws, log_evidence=1.0)})
         assert found.notes() == []
+
+
+def test_weights_that_hardly_differ_are_no_failure_whatever_their_tail() -> None:
+    draws, spread = torch.randn(1, 4000, 2), torch.distributions.Pareto(1.0, 1.0).sample((1, 4000))
+    for scale, failures in ((1e-5, 0), (1.0, 1)):
+        weights = {"log_weight": torch.log1p(scale * spread)}
+        posterior = by_hand(draws, sample_stats=weights)
+        found = compare.methods({"SVI": posterior}, reference="SVI")
+        assert found.table().loc["SVI", "pareto_k"] > 0.7
+        assert sum("k-hat" in said for said in found.failures()) == failures

@@ -103,6 +103,4 @@ def test_every_engine_finds_the_dimension_from_every_seed(seed: int) -> None:
             assert abs(draws.std() / law.stddev - 1) < slack, name
         if posterior.log_evidence is not None:
             assert posterior.log_evidence == pytest.approx(law.log_evidence, abs=0.01), name
-    failures = compare.methods(found).failures()
-    # Few draws reach the end bins of a flow's spline: its tails can be too thin for its weights.
-    assert [said for said in failures if not said.startswith("SVI, flow: k-hat")] == []
+    assert compare.methods(found).failures() == []

@@ -1,9 +1,11 @@
 from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
 
 import pytest
 import torch
 
-from pplvae import data
+from pplvae import data, plots
 from pplvae.report import Report, build, clusters, trust
 
 
@@ -16,6 +18,8 @@ def _few_steps() -> Iterator[None]:
             "SIMULATED": 20, "NUM_WEIGHTS": 2000, "NUM_EVALUATIONS": 20,
         }.items():  # fmt: skip
             patch.setattr(trust, name, value)
+        patch.setattr(import_module("pplvae.compare.gradients"), "WARM_UP", 5)
+        patch.setattr(plots, "png", partial(plots.png, dots_per_inch=40))
         patch.setattr(clusters, "SVI_STEPS", 30)
         yield
 
