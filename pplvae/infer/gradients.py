@@ -31,7 +31,6 @@ from typing import Any, TypeAlias
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, ImproperUniform, TorchDistribution
 from pyro.infer import (
     ELBO,
     JitTrace_ELBO,
@@ -44,19 +43,17 @@ from pyro.infer import (
     config_enumerate,
 )
 from pyro.infer.util import is_validation_enabled
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer import guides
-from pplvae.infer.evaluation import log_joint_by_vmap, log_joint_in_plate
+from pplvae.infer.evaluation import log_joint_by_vmap
 from pplvae.infer.program import Model, Program, inspect, sample_sites
+from pplvae.infer.score import LosePaths, Score, with_auxiliary
 from pplvae.validation import check_one_of, check_whole
 
 OBJECTIVES = ("elbo", "mean_field", "iwae", "renyi")
 GRADIENTS = ("reparameterized", "score", "baseline")
-MEMORY = 0.9  # of the running mean, per evaluation
 JITTED = (JitTrace_ELBO, JitTraceEnum_ELBO)
 
 Loss: TypeAlias = Callable[[], Tensor]
@@ -107,7 +104,12 @@ def loss(
             lambda: -_bound(_log_weights(model, guide, data, program, num_particles), order)
         )
     if gradient != "reparameterized" and summed:
-        return checked_once(_Score(model, guide, data, program, num_particles, gradient, together))
+        return checked_once(
+            Score(
+                model, guide, data, program=program, size=num_particles, gradient=gradient,
+                in_plate=together.in_plate,
+            )
+        )  # fmt: skip
     settings: dict[str, Any] = {
         "num_particles": num_particles,
         "max_plate_nesting": program.max_plate_nesting,
@@ -119,8 +121,8 @@ def loss(
     if summed:
         model = config_enumerate(model)
     if gradient != "reparameterized":
-        model = _with_auxiliary(model, guide, data)
-        guide = _LosePaths(baseline=gradient == "baseline")(guide)
+        model = with_auxiliary(model, guide, data)
+        guide = LosePaths(baseline=gradient == "baseline")(guide)
     plain = checked_once(lambda: _value(elbo, model, guide, data, leaves))
     if not jit or (objective, gradient) != ("elbo", "reparameterized"):
         return plain
@@ -174,44 +176,6 @@ def _estimator(objective: str, gradient: str, alpha: Any, summed: bool) -> Calla
     if objective in ("iwae", "renyi"):
         return partial(RenyiELBO, alpha=alpha if objective == "renyi" else 0)
     return TraceMeanField_ELBO if objective == "mean_field" else Trace_ELBO
-
-
-class _Score:
-    """The log-trick for a model that sums out discrete sites.
-
-        (f − b) ∇ log q(θ) + ∇ log p(x, θ),   f = log p(x, θ) − log q(θ)
-
-    Pyro's own estimator weighs the score of a site by the costs in its plates only, and so loses
-    the likelihood of data in others.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        guide: Model,
-        data: tuple[Any, ...],
-        program: Program,
-        size: int,
-        gradient: str,
-        together: guides.Together,
-    ) -> None:
-        self.model, self.data, self.program = model, data, program
-        self.guide = _LosePaths(baseline=False)(guide)
-        self.blocks = [size] if together.in_plate else [1] * size
-        self.uses_baseline, self.mean = gradient == "baseline", None
-
-    def __call__(self) -> Tensor:
-        pairs = [self._weigh(size) for size in self.blocks]
-        log_p, log_q = (torch.cat(terms) for terms in zip(*pairs, strict=True))
-        f = (log_p - log_q).detach()
-        baseline = self.mean if self.uses_baseline and self.mean is not None else 0.0
-        self.mean = f.mean() if self.mean is None else MEMORY * self.mean + (1 - MEMORY) * f.mean()
-        surrogate = ((f - baseline) * log_q + log_p).mean()
-        return (surrogate - f.mean()).detach() - surrogate
-
-    def _weigh(self, size: int) -> tuple[Tensor, Tensor]:
-        draws, log_q = guides.draw_block(self.guide, self.data, self.program, size)
-        return log_joint_in_plate(self.model, self.data, self.program, draws), log_q
 
 
 def _log_weights(
@@ -296,63 +260,3 @@ def checked_once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return function(*data)
 
     return run
-
-
-def _with_auxiliary(model: Model, guide: Model, data: tuple[Any, ...]) -> Model:
-    """Return the model with a flat law for each auxiliary site of an automatic guide.
-
-    Pyro weighs a score by log p − log q of the sites that model and guide share: without this the
-    log q of auxiliary ones, and with it the gradient of the entropy, would be missing.
-    """
-    with torch.no_grad(), poutine.block():
-        sites = sample_sites(poutine.trace(guide).get_trace(*data))
-    extra = {name: site["fn"] for name, site in sites.items() if site["infer"].get("is_auxiliary")}
-
-    def extended(*data: Any) -> None:
-        for name, law in extra.items():
-            flat = ImproperUniform(law.support, law.batch_shape, law.event_shape)
-            pyro.sample(name, flat)
-        model(*data)
-
-    return extended if extra else model
-
-
-class _LosePaths(Messenger):
-    """Takes the path away from the draws of a guide, so that only the score function is left."""
-
-    def __init__(self, *, baseline: bool) -> None:
-        super().__init__()
-        self.baseline = baseline
-
-    def _pyro_sample(self, msg: Any) -> None:
-        law, fixed = msg["fn"], msg["is_observed"] or site_is_subsample(msg)
-        if fixed or isinstance(guides.unwrapped(law), Delta):
-            return
-        if law.has_rsample:
-            msg["fn"] = _Pathless(law)
-        if self.baseline:
-            msg["infer"] = msg["infer"] | {"baseline": {"use_decaying_avg_baseline": True}}
-
-
-class _Pathless(TorchDistribution):
-    """A law whose draws are numbers: nothing is known of how they came about."""
-
-    has_rsample = False
-
-    def __init__(self, law: Any) -> None:
-        self.law = law
-        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.law.support
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "_Pathless":
-        return _Pathless(self.law.expand(batch_shape))
-
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        # A copy, or a law with a cached inverse would take the noise behind the draw as given.
-        return self.law.sample(sample_shape).clone()
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return self.law.log_prob(value)
