@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from pplvae import randomness
-from pplvae.compare.scores import arrays, described
+from pplvae.compare.scores import arrays, described, most_effective
 from pplvae.infer import Posterior
 from pplvae.infer.inference_data import scalars
 from pplvae.validation import Array, as_tensor, check_positive, check_whole
@@ -177,7 +177,7 @@ def _standard(reference: Posterior | Moments) -> tuple[dict[str, tuple[float, fl
     if reference.is_point:
         raise ValueError("reference must have a spread, got a point")
     draws = arrays(reference, "the reference")
-    most = reference.diagnostics.get("importance_ess", math.inf)
+    most = most_effective(reference)
     found = {name: described(v, most) for name, v in draws.items() if np.ptp(v) > 0}
     if not found:
         raise ValueError("reference must vary, got constant draws")

@@ -24,6 +24,7 @@ from pplvae.compare.scores import (
     described,
     evidence_range,
     log_predictive,
+    most_effective,
     restarts_r_hat,
     score,
     tail_index,
@@ -71,14 +72,14 @@ def methods(
             _check_same_parameters(draws, found[reference][0], (name, reference), posterior)
             _check_same_data(posterior, first[reference], name, reference)
     spread = [name for name in names if not first[name].is_point]
-    most = _most_effective(first[reference])
+    most = most_effective(first[reference])
     standard = {name: described(draws, most) for name, draws in truth.items()}
     predicted = _predicted(first, reference, held_out)
     return Comparison(
         first,
         reference,
         {
-            method: _scored(found[method], truth, standard, _most_effective(first[method]))
+            method: _scored(found[method], truth, standard, most_effective(first[method]))
             for method in spread
         },
         {method: _facts(group) | predicted[method] for method, group in groups.items()},
@@ -160,11 +161,6 @@ def _scored(
         | {"restarts_r_hat": restarts_r_hat(restarts, name)}
         for name in truth
     }
-
-
-def _most_effective(posterior: Posterior) -> float:
-    """Return the most independent draws that a posterior can have: those that it was made of."""
-    return posterior.diagnostics.get("importance_ess", math.inf)
 
 
 def _placed(

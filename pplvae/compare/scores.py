@@ -135,6 +135,11 @@ def evidence_range(restarts: Sequence[Posterior]) -> float:
     return max(known) - min(known) if len(known) > 1 else math.nan
 
 
+def most_effective(posterior: Posterior) -> float:
+    """Return the most independent draws that a posterior can have: those that it was made of."""
+    return posterior.diagnostics.get("importance_ess", math.inf)
+
+
 def tail_index(posterior: Posterior) -> float:
     """Return k-hat of a posterior's weights; −inf where they are all equal, nan without any."""
     if "pareto_k" in posterior.diagnostics:

@@ -16,7 +16,7 @@ from pyro.distributions import ImproperUniform, Unit
 from torch import Tensor
 
 from pplvae.infer import Posterior, svi
-from pplvae.infer.evaluation import TOLERANCE, log_joint_in_plate
+from pplvae.infer.evaluation import log_joint_by_vmap, log_joint_in_plate, says_the_same
 from pplvae.infer.program import Draws, Model, inspect, sample_sites
 
 # Log p(x_i, θ_i) in nats of many simulations, shape (M,), from their data and parameters.
@@ -108,14 +108,7 @@ class Study:
         return log_joint_in_plate(model, self.data, self.program, truth)
 
     def _log_joint_by_vmap(self, truth: Draws, seen: Draws) -> Tensor:
-        def alone(truth: Draws, seen: Draws) -> Tensor:
-            model = poutine.condition(self.model, seen)
-            one = {name: value.unsqueeze(0) for name, value in truth.items()}
-            return log_joint_in_plate(model, self.data, self.program, one).squeeze(0)
-
-        # Checks look at values, which vmap forbids.
-        with poutine.block(), pyro.validation_enabled(False):
-            return torch.func.vmap(alone)(truth, seen)
+        return log_joint_by_vmap(self.model, self.data, self.program, truth | seen)
 
     def _agrees(self, together: LogJoint, truth: Draws, seen: Draws) -> bool:
         """Return whether a way to take simulations together says the same as one by one."""
@@ -125,11 +118,7 @@ class Study:
                 model = poutine.condition(self.model, {n: v[i] for n, v in seen.items()})
                 one = {name: value[i : i + 1] for name, value in truth.items()}
                 alone.append(log_joint_in_plate(model, self.data, self.program, one))
-            try:
-                found = together(truth, seen)
-            except Exception:  # what is wrong with the model itself has been raised above
-                return False
-        return torch.allclose(found, torch.cat(alone), *TOLERANCE, equal_nan=True)
+            return says_the_same(lambda: together(truth, seen), torch.cat(alone))
 
     def _split(self, drawn: Draws) -> tuple[Draws, Draws]:
         """Return the continuous latent sites' values and the observed sites'."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pplvae.infer import guides
 from pplvae.infer.evaluation import TOLERANCE, evaluate
-from pplvae.infer.program import BLOCK, Draws, Model, inspect, sample_sites
+from pplvae.infer.program import BLOCK, Draws, Model, check_sees_all, inspect, sample_sites
 
 
 def log_weights(model: Model, guide: Model, data: tuple[Any, ...], num_draws: int) -> Tensor:
@@ -107,12 +107,7 @@ def _check_sites(joint: Any, drawn: Any) -> None:
     points = [name for name, site in ours.items() if isinstance(site["fn"], Delta)]
     if points:
         raise ValueError(f"guide must have a density of its sites, got a point mass of {points}")
-    frames = {f for s in theirs.values() for f in s["cond_indep_stack"]}
-    partial = [f.name for f in frames if f.full_size is not None and f.full_size != f.size]
-    if partial:
-        raise ValueError(
-            f"model must see all of its data, got a subsample in plate {partial[0]!r}"
-        )
+    check_sees_all(theirs)
 
 
 def _bears_plate(model: Model, guide: Model, data: tuple[Any, ...], depth: int) -> bool:

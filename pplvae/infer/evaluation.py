@@ -110,11 +110,22 @@ def _agrees(
             log_joint_in_plate(model, data, program, {n: v[s : s + 1] for n, v in draws.items()})
             for s in range(num_draws(draws))
         ]
-        try:
-            together = log_joint(model, data, program, draws)
-        except Exception:  # what is wrong with the model itself has been raised above
-            return False
-    return torch.allclose(together, torch.cat(alone), *TOLERANCE, equal_nan=True)
+        return says_the_same(lambda: log_joint(model, data, program, draws), torch.cat(alone))
+
+
+def says_the_same(together: Callable[[], Tensor], alone: Tensor) -> bool:
+    """Return whether a way to take several draws at once runs, and finds what each alone did.
+
+    Args:
+        together: The way: a program is anyone's code, and what it raises here is a no. What is
+            wrong with the program itself has been raised by each alone.
+        alone: What was found one by one.
+    """
+    try:
+        found = together()
+    except Exception:
+        return False
+    return torch.allclose(found, alone, *TOLERANCE, equal_nan=True)
 
 
 def log_joint_in_plate(

@@ -138,6 +138,15 @@ def _check_sites(sites: dict[str, Any], discrete: tuple[str, ...]) -> None:
             "model must have a continuous latent site to infer, got "
             + (f"only the discrete {list(discrete)}" if discrete else "none")
         )
+    check_sees_all(sites)
+
+
+def check_sees_all(sites: dict[str, Any]) -> None:
+    """Refuse sites in a plate that holds a part of the data only.
+
+    Raises:
+        ValueError: If there is such a plate.
+    """
     partial = [f.name for s in sites.values() for f in s["cond_indep_stack"] if _subsamples(f)]
     if partial:
         raise ValueError(

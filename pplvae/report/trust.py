@@ -7,9 +7,10 @@ from torch import Tensor
 from pplvae import compare
 from pplvae.compare import Bounds, Calibration, Comparison, GradientComparison
 from pplvae.compare.comparison import shown
+from pplvae.compare.scores import tail_index
 from pplvae.infer import Posterior, em, exact, importance, laplace, nuts, svi
 from pplvae.infer import map as maximum
-from pplvae.infer.inference_data import pareto_k, threshold
+from pplvae.infer.inference_data import threshold
 from pplvae.intrinsic_dimension import twonn
 from pplvae.report.section import Figure, Section, Study, Table, drawn
 
@@ -37,7 +38,7 @@ def section(study: Study) -> Section:
         progress=study.progress,
     )  # fmt: skip
     ladder, gradients = _ladder(ratios, study), _gradients(ratios, study)
-    guides = {name: _tail_index(p) for name, p in study.guides.items()}
+    guides = {name: tail_index(p) for name, p in study.guides.items()}
     failures = [*comparison.failures(), *calibration.failures(), *gradients.failures()]
     thin = [_thin(name, k) for name, k in guides.items() if k > threshold(NUM_DRAWS)]
     return Section(
@@ -100,10 +101,6 @@ def _gradients(ratios: Tensor, study: Study) -> GradientComparison:
         twonn.model, "mean_field", ratios[:MANY], num_evaluations=NUM_EVALUATIONS,
         num_steps=min(SVI_STEPS, 300), seed=study.seed,
     )  # fmt: skip
-
-
-def _tail_index(posterior: Posterior) -> float:
-    return pareto_k(posterior.sample_stats["log_weight"].flatten().double().cpu().numpy())
 
 
 def _thin(name: str, k: float) -> str:
