@@ -80,12 +80,12 @@ def elbo(
 def _terms(vae: VAE, x: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     """Return E_q log p(x | z), shape (B,), and KL(q ‖ p), shape (B,)."""
     x = vae.likelihood.prepare(x)
-    q, prior = vae.posterior(vae.encoder(x)), vae.prior()
+    q, prior = vae.q(x), vae.prior()
     exact_kl = _closed_form_kl(q, prior)
     log_likelihood, log_ratio = torch.zeros(2, len(x), dtype=x.dtype, device=x.device)
     for _ in range(num_samples):
         z = q.rsample()
-        log_likelihood += vae.likelihood(vae.decoder(z)).log_prob(x)
+        log_likelihood += vae.p(z).log_prob(x)
         if exact_kl is None:
             log_ratio += q.log_prob(z) - prior.log_prob(z)
     return log_likelihood / num_samples, log_ratio / num_samples if exact_kl is None else exact_kl

@@ -22,14 +22,22 @@ class Likelihood(nn.Module):
     """A law of x given the decoder's output.
 
     A subclass has `forward`, and where it needs them `check`, `prepare` and `check_prepared`.
-    `outputs` says how many numbers the decoder must give for each number in x.
     """
 
-    outputs: ClassVar[int] = 1
+    discrete: ClassVar[bool] = False  # whether log p is the log of a probability, not a density
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the decoder must give for each number in x."""
+        return 1
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
         """Return p(x | z), event shape (D,), for the decoder's output, shape (…, outputs · D)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward")
+
+    def as_input(self, x: Tensor) -> Tensor:
+        """Return what the encoder is to see of x: x itself, where its scale suits a network."""
+        return x
 
     def check(self, x: Tensor) -> None:
         """Refuse data that this law cannot have produced, with a ValueError."""

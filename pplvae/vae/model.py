@@ -24,7 +24,10 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pplvae import randomness
+from pplvae.vae.estimators import check_caller
 from pplvae.vae.likelihoods import Likelihood, as_likelihood
+from pplvae.vae.posteriors import as_posterior
+from pplvae.vae.priors import as_prior
 from pplvae.validation import Array, as_points, check_whole
 
 Law = Callable[..., dist.TorchDistribution]
@@ -33,35 +36,6 @@ Law = Callable[..., dist.TorchDistribution]
 # first one's name would silently never train: each network gets a name of its own.
 _names: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
 _numbers = itertools.count()
-
-
-class StandardNormal(nn.Module):
-    """The prior Normal(0, I) on z.
-
-    Args:
-        latent_dim: The latent dimension L.
-    """
-
-    loc: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-
-    def forward(self) -> dist.TorchDistribution:
-        """Return p(z), event shape (L,)."""
-        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-
-
-class DiagonalNormal(nn.Module):
-    """The guide Normal(m, diag s²) on z, from m and log s side by side."""
-
-    LARGEST = 15.0  # of |log s|: exp stays finite and positive in single precision
-
-    def forward(self, output: Tensor) -> dist.TorchDistribution:
-        """Return q(z | x), event shape (L,), for the encoder's output, shape (…, 2 L)."""
-        loc, log_scale = output.chunk(2, dim=-1)
-        return dist.Normal(loc, log_scale.clamp(-self.LARGEST, self.LARGEST).exp()).to_event(1)
 
 
 class VAE(nn.Module):
@@ -76,8 +50,10 @@ class VAE(nn.Module):
             decoder's output to a distribution with event shape (D,). Its parameters, as those of
             the default prior, take the dtype and the device of the decoder's.
         latent_dim: The latent dimension L.
-        prior: Gives p(z), called without arguments; the standard normal by default.
-        posterior: Maps the encoder's output to q(z | x); the diagonal normal by default.
+        prior: Gives p(z), called without arguments, or the name of one in `priors`; the standard
+            normal by default.
+        posterior: Maps the encoder's output to q(z | x), or the name of one in `posteriors`; the
+            diagonal normal by default.
 
     Attributes:
         recipe: How a builder made this VAE, so that `load` can make it again; None for networks
@@ -90,47 +66,88 @@ class VAE(nn.Module):
         decoder: nn.Module,
         likelihood: str | Likelihood | Law,
         latent_dim: int,
-        prior: Law | None = None,
-        posterior: Law | None = None,
+        prior: str | Law = "standard_normal",
+        posterior: str | Law = "diagonal",
     ) -> None:
         super().__init__()
         check_whole("latent_dim", latent_dim, 1)
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, int(latent_dim)
         like = next(itertools.chain(decoder.parameters(), encoder.parameters()), torch.empty(0))
         self.likelihood = as_likelihood(likelihood).to(like)
-        self.prior = StandardNormal(self.latent_dim).to(like) if prior is None else prior
-        self.posterior = DiagonalNormal() if posterior is None else posterior
+        self.prior = as_prior(prior, self.latent_dim).to(like)
+        self.posterior = as_posterior(posterior).to(like)
+        self.prior.attach(self.q)
         self.recipe: dict[str, Any] | None = None
 
-    def model(self, x: Tensor) -> None:
+    def model(self, x: Tensor, num_points: int | None = None) -> None:
         """Pyro model p(z) p(x | z); sites `z` (B, L) and, observed, `x` (B, D).
 
         Guide and model must see one x: what is binarized dynamically is drawn before them, by
         `likelihood.prepare(x)` for each batch, as `fit` does.
 
+        Args:
+            x: A batch of points, shape (B, D).
+            num_points: How many there are in all, N, where `x` is a subsample: log densities are
+                then scaled by N / B, and Pyro's ELBO estimates that of all the data.
+
         Raises:
-            ValueError: If Pyro's validation is on and the likelihood cannot have produced `x`.
+            ValueError: If Pyro's validation is on and the likelihood cannot have produced `x`, or
+                the estimator that runs the model would be silently wrong (see `estimators`).
         """
         if is_validation_enabled():
             self.likelihood.check_prepared(x)
-        for module in (self.decoder, self.likelihood, self.prior):
+        for module in self.model_parts():
             _register(module)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood(self.decoder(z)), obs=x)
+        self.joint(x, num_points)
 
-    def guide(self, x: Tensor) -> None:
-        """Pyro guide q(z | x); site `z` (B, L)."""
-        for module in (self.encoder, self.posterior):
+    def guide(self, x: Tensor, num_points: int | None = None) -> None:
+        """Pyro guide q(z | x); site `z` (B, L). Arguments as the model's."""
+        for module in self.guide_parts():
             _register(module)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", self.posterior(self.encoder(x)))
+        self.recognition(x, num_points)
+
+    def joint(self, x: Tensor, num_points: int | None = None) -> None:
+        """Run the model without telling Pyro's parameter store of the networks: quicker."""
+        with _points(x, num_points):
+            output = self.decoder(self.draw_latent())
+            pyro.sample("x", self.likelihood(output), obs=x)
+
+    def recognition(self, x: Tensor, num_points: int | None = None) -> None:
+        """Run the guide without telling Pyro's parameter store of the networks."""
+        with _points(x, num_points):
+            self.draw_code(x)
+
+    def draw_latent(self) -> Tensor:
+        """Draw what the decoder needs from the prior, as Pyro sites."""
+        return pyro.sample("z", self.prior())
+
+    def draw_code(self, x: Tensor) -> None:
+        """Draw the latent variables from q(z | x), as Pyro sites."""
+        law = self.q(x)
+        check_caller(len(x), scaled=False, reparameterized=law.has_rsample)
+        pyro.sample("z", law)
+
+    def q(self, x: Tensor) -> dist.TorchDistribution:
+        """Return the guide's law of z, event shape (L,), for prepared points."""
+        return self.posterior(self.encoder(self.likelihood.as_input(x)))
+
+    def p(self, z: Tensor) -> dist.TorchDistribution:
+        """Return the model's law of x, event shape (D,), for codes of shape (…, L)."""
+        return self.likelihood(self.decoder(z))
+
+    def model_parts(self) -> list[nn.Module]:
+        """Return the modules whose parameters are the model's."""
+        return [self.decoder, self.likelihood, self.prior]
+
+    def guide_parts(self) -> list[nn.Module]:
+        """Return the modules whose parameters are the guide's."""
+        return [self.encoder, self.posterior]
 
     @torch.no_grad()
     def encode(self, x: Array) -> Tensor:
         """Return the mean of q(z | x), shape (N, L), for points of shape (N, D)."""
         with evaluating(self):
-            return self.posterior(self.encoder(self.points(x))).mean
+            return self.q(self.points(x)).mean
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
@@ -143,7 +160,7 @@ class VAE(nn.Module):
         if z.shape[1] != self.latent_dim:
             raise ValueError(f"z must have {self.latent_dim} columns, got {z.shape[1]}")
         with evaluating(self):
-            return self.likelihood(self.decoder(z)).mean
+            return self.p(z).mean
 
     def reconstruct(self, x: Array) -> Tensor:
         """Return the mean of p(x | z) at the mean of q(z | x), shape (N, D)."""
@@ -163,7 +180,7 @@ class VAE(nn.Module):
         """
         check_whole("num_samples", num_samples, 1)
         with evaluating(self), randomness.scope(seed):
-            law = self.likelihood(self.decoder(self.prior().sample(torch.Size([num_samples]))))
+            law = self.p(self.prior().sample(torch.Size([num_samples])))
             return law.sample() if noise else law.mean
 
     def points(self, x: Array, *, name: str = "x") -> Tensor:
@@ -220,10 +237,19 @@ def evaluating(module: nn.Module) -> AbstractContextManager[None]:
     return in_mode(module, training=False)
 
 
-def _register(module: Law | nn.Module) -> None:
+def _register(module: nn.Module) -> None:
     """Tell Pyro of the module's parameters, so that a bare `pyro.infer.SVI` trains them."""
-    if isinstance(module, nn.Module) and any(True for _ in module.parameters()):
+    if any(True for _ in module.parameters()):
         name = _names.get(module)
         if name is None:
             name = _names[module] = f"vae_{next(_numbers)}"
         pyro.module(name, module)
+
+
+def _points(x: Tensor, num_points: int | None) -> Any:
+    """Return the plate of the points, at dim −1, which are a subsample where there are more."""
+    total = len(x) if num_points is None else num_points
+    check_whole("num_points", total, len(x))
+    check_caller(len(x), scaled=total != len(x))
+    rows = None if total == len(x) else torch.arange(len(x), device=x.device)
+    return pyro.plate("data", total, subsample=rows, dim=-1)

@@ -101,7 +101,7 @@ def fit(
     start = torch.tensor(randomness.resolve(seed), device=x.device)
     seed = int(distributed.from_first(start))
     train, held_out = _split(len(x), validation, seed)
-    loss, best = svi.negative_elbo(vae.model, vae.guide), _BestBuffers(vae)
+    loss, best = svi.negative_elbo(vae.joint, vae.recognition), _BestBuffers(vae)
 
     def mean_loss(batch: Tensor) -> Tensor:
         return loss(vae.likelihood.prepare(batch)) / len(batch)

@@ -1,0 +1,64 @@
+"""Which of Pyro's estimators would be silently wrong for a batch of points, and why.
+
+A Pyro model does not know who runs it. The programs of a VAE look, where Pyro's validation is on,
+which estimator called them, and refuse the ones whose number or gradient would not be what its
+name says.
+
+Reference:
+    pyro-ppl 1.9: pyro/infer/renyi_elbo.py, reweighted_wake_sleep.py, importance.py,
+    trace_mean_field_elbo.py
+"""
+
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+from pyro.infer import JitTraceMeanField_ELBO, RenyiELBO, ReweightedWakeSleep
+from pyro.infer.util import is_validation_enabled
+
+
+def check_caller(num_points: int, *, scaled: bool, reparameterized: bool = True) -> None:
+    """Refuse to run under an estimator that would be silently wrong.
+
+    Args:
+        num_points: Points in the batch.
+        scaled: Whether the log densities are scaled up from a subsample.
+        reparameterized: Whether the draws of the guide have a gradient.
+
+    Raises:
+        ValueError: Naming the estimator, what it does, and what to use instead.
+    """
+    if not is_validation_enabled():
+        return
+    for frame in _callers(sys._getframe(1)):
+        caller = frame.f_locals.get("self")
+        if frame.f_code.co_name == "vectorized_importance_weights" and num_points > 1:
+            _refuse(
+                "vectorized_importance_weights", "sums log weights over the points of a batch",
+                "vae.bounds.log_likelihood",
+            )  # fmt: skip
+        if isinstance(caller, ReweightedWakeSleep) and num_points > 1:
+            _refuse(
+                "ReweightedWakeSleep", "sums log weights over the points of a batch",
+                "vae.fit with vae.IWAE(K)",
+            )  # fmt: skip
+        if isinstance(caller, JitTraceMeanField_ELBO):
+            _refuse("JitTraceMeanField_ELBO", "compiles anew in each step", "TraceMeanField_ELBO")
+        if isinstance(caller, RenyiELBO):
+            if scaled:
+                _refuse(
+                    "RenyiELBO", "scales log weights before it averages the weights",
+                    "it without num_points, and scale the loss",
+                )  # fmt: skip
+            if not reparameterized:
+                _refuse("RenyiELBO", "has no gradient in draws without a path", "Trace_ELBO")
+
+
+def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _refuse(name: str, what: str, instead: str) -> None:
+    raise ValueError(f"the estimator must not be {name}, which {what}: use {instead}")

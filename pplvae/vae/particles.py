@@ -1,0 +1,106 @@
+"""Draws of the latent variables, several for each point, and their log weights.
+
+    w_k = p(x, z_k) / q(z_k | x),   z_k ~ q(z | x)
+
+They come from the Pyro programs themselves, run once for K draws of all B points in a plate around
+the data's, so any VAE can be weighed, whatever its latent sites. Everything the bounds and the
+objectives say is a function of these numbers.
+
+Reference:
+    Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import pyro
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pplvae.infer.program import sample_sites
+from pplvae.vae.model import VAE
+
+
+@dataclass(frozen=True)
+class Particles:
+    """K draws for each of B points.
+
+    Attributes:
+        log_likelihood: log p(x | z) in nats, shape (K, B).
+        log_prior: log p(z) in nats, shape (K, B).
+        log_q: log q(z | x) in nats, shape (K, B).
+        values: The draws of each latent site, shape (K, B, L).
+        guides: q of each latent site.
+        priors: p of each latent site, given those above it.
+    """
+
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+    values: dict[str, Tensor]
+    guides: dict[str, TorchDistribution]
+    priors: dict[str, TorchDistribution]
+
+    @property
+    def log_weight(self) -> Tensor:
+        """The log of p(x, z) / q(z | x) in nats, shape (K, B)."""
+        return self.log_likelihood + self.log_prior - self.log_q
+
+
+def draw(vae: VAE, x: Tensor, num_particles: int = 1) -> Particles:
+    """Return draws from the guide for points as `likelihood.prepare` gives them.
+
+    Args:
+        vae: The VAE, in whatever mode it is.
+        x: Points, shape (B, D).
+        num_particles: Draws K for each.
+    """
+    with pyro.validation_enabled(False), pyro.plate("particles", num_particles, dim=-2):
+        guide = poutine.trace(vae.recognition).get_trace(x)
+        model = poutine.trace(poutine.replay(vae.joint, trace=guide)).get_trace(x)
+        return _weighed(guide, model)
+
+
+def log_joint(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return log p(x, z) in nats, shape (K, B), for given values of the latent sites.
+
+    Args:
+        vae: The VAE.
+        x: Points as `likelihood.prepare` gives them, shape (B, D).
+        values: Of each latent site, shape (K, B, L).
+    """
+    return _density(vae.joint, x, values)
+
+
+def log_guide(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return log q(z | x) in nats, shape (K, B), for given values of the latent sites."""
+    return _density(vae.recognition, x, values)
+
+
+def _log_prob(site: Any) -> Tensor:
+    return site["fn"].log_prob(site["value"])
+
+
+def _weighed(guide: Trace, model: Trace) -> Particles:
+    q, p = sample_sites(guide), sample_sites(model)
+    return Particles(
+        log_likelihood=_log_prob(p.pop("x")),
+        log_prior=reduce(add, map(_log_prob, p.values())),
+        log_q=reduce(add, map(_log_prob, q.values())),
+        values={name: site["value"] for name, site in q.items()},
+        guides={name: site["fn"] for name, site in q.items()},
+        priors={name: site["fn"] for name, site in p.items()},
+    )
+
+
+def _density(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return the log density of all a program's sites, shape (K, B), at these values."""
+    size = len(next(iter(values.values())))
+    with pyro.validation_enabled(False), pyro.plate("particles", size, dim=-2):
+        trace = poutine.trace(pyro.condition(program, data=values)).get_trace(x)
+        return reduce(add, map(_log_prob, sample_sites(trace).values()))
