@@ -26,7 +26,7 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import pyro
 import torch
@@ -57,6 +57,7 @@ GRADIENTS = ("reparameterized", "score", "baseline")
 JITTED = (JitTrace_ELBO, JitTraceEnum_ELBO)
 
 Loss: TypeAlias = Callable[[], Tensor]
+Result = TypeVar("Result")
 
 
 def loss(
@@ -244,14 +245,14 @@ def _said(loss: Loss, leaves: list[Tensor], seed: int) -> Tensor:
     return torch.cat([value.detach().reshape(1), *flat])
 
 
-def checked_once(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def checked_once(function: Callable[..., Result]) -> Callable[..., Result]:
     """Return a function that runs with Pyro's checks at its first call only.
 
     What Pyro can find wrong with a program it finds then.
     """
     checks = [is_validation_enabled()]
 
-    def run(*data: Any) -> Tensor:
+    def run(*data: Any) -> Result:
         if not checks:
             with pyro.validation_enabled(False):
                 return function(*data)

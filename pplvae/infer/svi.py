@@ -11,12 +11,9 @@ Reference:
     https://jmlr.org/papers/v18/16-107.html
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from pyro.infer import Trace_ELBO
-from torch import Tensor
 
 from pplvae.infer import families, gradients, guides
 from pplvae.infer.posterior import Meter, Posterior, from_independent_draws
@@ -28,20 +25,6 @@ from pplvae.validation import check_whole
 # stay tiny after them: on 60,000 ratios the sd ended 1.5 times too wide.
 BETAS = (0.9, 0.95)
 WORTH_COMPILING = 100  # steps
-
-
-def negative_elbo(
-    model: Model, guide: Model, elbo: Trace_ELBO | None = None
-) -> Callable[..., Tensor]:
-    """Return the loss −ELBO of a model and guide, a function of their arguments, in nats.
-
-    Args:
-        model: Pyro model.
-        guide: Pyro guide of the same arguments.
-        elbo: The estimator; one-particle `Trace_ELBO` by default.
-    """
-    estimator = elbo or Trace_ELBO()
-    return gradients.checked_once(lambda *data: estimator.differentiable_loss(model, guide, *data))
 
 
 def fit(

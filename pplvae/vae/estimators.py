@@ -15,6 +15,8 @@ from types import FrameType
 
 from pyro.infer import JitTraceMeanField_ELBO, RenyiELBO, ReweightedWakeSleep
 from pyro.infer.util import is_validation_enabled
+from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.scale_messenger import ScaleMessenger
 
 
 def check_caller(num_points: int, *, scaled: bool, reparameterized: bool = True) -> None:
@@ -45,10 +47,10 @@ def check_caller(num_points: int, *, scaled: bool, reparameterized: bool = True)
         if isinstance(caller, JitTraceMeanField_ELBO):
             _refuse("JitTraceMeanField_ELBO", "compiles anew in each step", "TraceMeanField_ELBO")
         if isinstance(caller, RenyiELBO):
-            if scaled:
+            if scaled or any(isinstance(handler, ScaleMessenger) for handler in _PYRO_STACK):
                 _refuse(
                     "RenyiELBO", "scales log weights before it averages the weights",
-                    "it without num_points, and scale the loss",
+                    "it without a scale, and scale the loss",
                 )  # fmt: skip
             if not reparameterized:
                 _refuse("RenyiELBO", "has no gradient in draws without a path", "Trace_ELBO")

@@ -19,7 +19,6 @@ from typing import Any
 import pyro
 from pyro import poutine
 from pyro.distributions import TorchDistribution
-from pyro.poutine import Trace
 from torch import Tensor
 
 from pplvae.infer.program import sample_sites
@@ -60,10 +59,27 @@ def draw(vae: VAE, x: Tensor, num_particles: int = 1) -> Particles:
         x: Points, shape (B, D).
         num_particles: Draws K for each.
     """
+    values, guides = propose(vae, x, num_particles)
+    sites = _run(vae.joint, x, values)
+    seen = sites.pop("x")
+    return Particles(
+        log_likelihood=_log_prob(seen),
+        log_prior=reduce(add, map(_log_prob, sites.values())),
+        log_q=reduce(add, (law.log_prob(values[name]) for name, law in guides.items())),
+        values=values,
+        guides=guides,
+        priors={name: site["fn"] for name, site in sites.items()},
+    )
+
+
+def propose(
+    vae: VAE, x: Tensor, num_particles: int = 1
+) -> tuple[dict[str, Tensor], dict[str, TorchDistribution]]:
+    """Return draws from the guide, shape (K, B, L), and the law of each, by latent site."""
     with pyro.validation_enabled(False), pyro.plate("particles", num_particles, dim=-2):
-        guide = poutine.trace(vae.recognition).get_trace(x)
-        model = poutine.trace(poutine.replay(vae.joint, trace=guide)).get_trace(x)
-        return _weighed(guide, model)
+        sites = sample_sites(poutine.trace(vae.recognition).get_trace(x))
+    values = {name: site["value"] for name, site in sites.items()}
+    return values, {name: site["fn"] for name, site in sites.items()}
 
 
 def log_joint(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> Tensor:
@@ -86,21 +102,13 @@ def _log_prob(site: Any) -> Tensor:
     return site["fn"].log_prob(site["value"])
 
 
-def _weighed(guide: Trace, model: Trace) -> Particles:
-    q, p = sample_sites(guide), sample_sites(model)
-    return Particles(
-        log_likelihood=_log_prob(p.pop("x")),
-        log_prior=reduce(add, map(_log_prob, p.values())),
-        log_q=reduce(add, map(_log_prob, q.values())),
-        values={name: site["value"] for name, site in q.items()},
-        guides={name: site["fn"] for name, site in q.items()},
-        priors={name: site["fn"] for name, site in p.items()},
-    )
+def _run(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the sites of a program whose latent ones take these values, by name."""
+    size = len(next(iter(values.values())))
+    with pyro.validation_enabled(False), pyro.plate("particles", size, dim=-2):
+        return sample_sites(poutine.trace(pyro.condition(program, data=values)).get_trace(x))
 
 
 def _density(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> Tensor:
     """Return the log density of all a program's sites, shape (K, B), at these values."""
-    size = len(next(iter(values.values())))
-    with pyro.validation_enabled(False), pyro.plate("particles", size, dim=-2):
-        trace = poutine.trace(pyro.condition(program, data=values)).get_trace(x)
-        return reduce(add, map(_log_prob, sample_sites(trace).values()))
+    return reduce(add, map(_log_prob, _run(program, x, values).values()))

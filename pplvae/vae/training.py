@@ -1,33 +1,31 @@
-"""Training a VAE: the ELBO climbed by stochastic variational inference, batch by batch.
+"""Training a VAE: a bound on log p(x) climbed by stochastic variational inference.
 
-The gradient of the bound is taken through z = m(x) + s(x) ε, the reparameterization, on one draw
-of ε for each point (Pyro's `Trace_ELBO`).
+The gradient of the ELBO is taken through z = m(x) + s(x) ε, the reparameterization, on one draw
+of ε for each point (Pyro's `Trace_ELBO`); `objectives` has the other bounds and gradients.
 
 Reference:
     Kingma & Welling (2014), https://arxiv.org/abs/1312.6114; Lecture 5 (28/10/2024)
 """
 
-import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pplvae import distributed, randomness
-from pplvae.infer import svi
-from pplvae.optimize import (
-    History,
-    Schedule,
-    checkpoint_seed,
-    constant,
-    minibatches,
-    minimize,
-)
+from pplvae.infer.gradients import checked_once
+from pplvae.logs import Callback
+from pplvae.optimize import History, Schedule, checkpoint_seed, constant, minimize
 from pplvae.vae import bounds
 from pplvae.vae.model import VAE, evaluating, in_mode
-from pplvae.validation import Array, check_in_range, check_whole
+from pplvae.vae.objectives import Objective, as_objective
+from pplvae.vae.sources import Data, Source, as_source
+from pplvae.validation import check_in_range, check_whole
+
+HELD_OUT = 0.1  # of the points
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,12 @@ class VAEFit:
 
     Attributes:
         vae: The VAE itself, the one that was given.
-        elbo: Its bound on the held-out points, in nats per point; on all points where none were
-            held out.
-        history: −ELBO after each epoch, in nats per point, on training and held-out points.
-        held_out: Row numbers of the points that were not trained on, shape (H,).
+        elbo: Its bound on the held-out points, in nats per point; on the training points where
+            none were held out (at most 10,000 of a file or a loader).
+        history: −objective after each epoch, in nats per point; `validation` is the true bound,
+            without weights, on the held-out points.
+        held_out: Row numbers of the points that were not trained on, shape (H,); empty where
+            these were given apart.
     """
 
     vae: VAE = field(repr=False)
@@ -47,91 +47,144 @@ class VAEFit:
     history: History
     held_out: Tensor = field(repr=False)
 
+    @property
+    def elbos(self) -> list[float]:
+        """The ELBO of the training points in each epoch, in nats per point, without weights."""
+        return self.history.monitored.get("elbo", [-loss for loss in self.history.losses])
+
 
 def fit(
     vae: VAE,
-    x: Array,
+    x: Data,
     *,
+    objective: str | Objective = "elbo",
     num_epochs: int = 100,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
+    eps: float = 1e-8,
     schedule: Schedule = constant,
     clip_norm: float | None = 100.0,
-    validation: float = 0.1,
+    validation: float | Data | None = None,
     patience: int | None = 20,
+    callbacks: Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
     seed: int | None = None,
     progress: bool = True,
 ) -> VAEFit:
-    """Train `vae` on `x`, in place, by SVI and `Trace_ELBO`.
+    """Train `vae` on `x`, in place, by SVI with one Adam for all its parameters.
 
     Pyro's global parameter store, the global random state and the modes of the networks are left
-    as they were. The networks train in training mode and are judged in evaluation mode; buffers
-    such as batch-norm averages are kept with the best weights, but not in a checkpoint.
+    as they were. The networks train in training mode and are judged in evaluation mode.
 
     Args:
         vae: The VAE.
-        x: Points, shape (N, D).
+        x: Points, shape (N, D); a memory map of such rows, of which a batch at a time is read; or
+            a loader that gives batches, (B, D) or images, alone or first in a tuple. Several
+            processes share rows out themselves; each gives a loader of its own share.
+        objective: What to climb: "elbo", "iwae", or an `ELBO(...)` or `IWAE(...)`.
         num_epochs: Most passes over the data.
-        batch_size: Points in a batch.
+        batch_size: Points in a batch; a loader has its own.
         learning_rate: Adam's step size.
+        eps: Adam's ε.
         schedule: Factor on the step size as a function of the progress in [0, 1].
-        clip_norm: Largest norm of the gradient of the mean −ELBO.
-        validation: Fraction of the points to hold out, chosen at random; 0 for none. The weights
+        clip_norm: Largest norm of the whole gradient of the mean objective.
+        validation: Fraction of the points to hold out, chosen at random; 0 for none; or points to
+            use for it, in any form that `x` has. By default 0.1, none of a loader. The weights
             with the best bound on them are kept.
         patience: Stop after so many epochs without a better bound on the held-out points.
+        callbacks: Called with a `logs.Epoch` after each epoch, as `logs.csv(path)`; one that
+            returns True ends the run.
         checkpoint: A file to keep the state in and to go on from. See `optimize.minimize`.
         checkpoint_seconds: Least time between two writes of it.
         seed: Start of the random draws; where None, that of the checkpoint if there is one.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, with the bound in nats per point.
 
     Raises:
         ValueError: If an argument is impossible, or the likelihood cannot have produced `x`.
         FloatingPointError: If the loss stops being finite.
     """
-    check_in_range("validation", validation, 0.0, 0.9)
     check_whole("num_epochs", num_epochs, 1)
     check_whole("batch_size", batch_size, 1)
-    x = vae.points(x)
-    vae.likelihood.check(x)
+    objective = as_objective(objective)
     if seed is None and checkpoint is not None:
         seed = checkpoint_seed(checkpoint)
+    source = as_source(vae, x)
     # All processes must hold out the same points.
-    start = torch.tensor(randomness.resolve(seed), device=x.device)
+    start = torch.tensor(randomness.resolve(seed), device=next(vae.parameters()).device)
     seed = int(distributed.from_first(start))
-    train, held_out = _split(len(x), validation, seed)
-    loss, best = svi.negative_elbo(vae.joint, vae.recognition), _BestBuffers(vae)
+    train, judge, held_out = _parts(source, validation, seed)
+    trained, judged = _Loss(vae, objective), _Loss(vae, objective.judged())
 
-    def mean_loss(batch: Tensor) -> Tensor:
-        return loss(vae.likelihood.prepare(batch)) / len(batch)
+    def loss(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        value, bound = trained(train.ready(batch))
+        return value, {"elbo": bound} if trained.says_more else {}
 
     def validate() -> Tensor:
-        batches = x[held_out].split(1000)
+        assert judge is not None
         with evaluating(vae):
-            total = torch.stack([mean_loss(b) * len(b) for b in batches]).sum()
-        best.judge(total.item())
-        return total / len(held_out)
+            parts = [(judged(batch)[0] * len(batch), len(batch)) for batch in judge.walk()]
+        values, sizes = zip(*parts, strict=True)
+        return torch.stack(values).sum() / sum(sizes)
 
-    with pyro.get_param_store().scope(), in_mode(vae, training=True), best:
+    with pyro.get_param_store().scope(), in_mode(vae, training=True):
         history = minimize(
-            mean_loss,
+            loss,
             [parameter for parameter in vae.parameters() if parameter.requires_grad],
-            minibatches(x[train], batch_size=min(batch_size, len(train))),
+            train.batches(batch_size),
             num_epochs=num_epochs,
             learning_rate=learning_rate,
+            eps=eps,
             schedule=schedule,
             clip_norm=clip_norm,
-            validate=validate if len(held_out) else None,
-            patience=patience if len(held_out) else None,
+            validate=None if judge is None else validate,
+            patience=None if judge is None else patience,
+            buffers=vae.buffers(),
+            before_step=trained.set_progress,
+            callbacks=callbacks,
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
             seed=seed,
             progress=progress,
             description="training the VAE",
+            shown="−objective" if trained.says_more else "−ELBO",
         )
-    judged = x[held_out] if len(held_out) else x
-    return VAEFit(vae, bounds.elbo(vae, judged, seed=seed), history, held_out)
+    points = (source if judge is None else judge).some()
+    return VAEFit(vae, bounds.elbo(vae, points, seed=seed), history, held_out)
+
+
+class _Loss:
+    """−objective and the ELBO of a batch, both the mean over its points, in nats."""
+
+    def __init__(self, vae: VAE, objective: Objective) -> None:
+        self.vae, self.progress = vae, 0.0
+        self.estimate = checked_once(lambda x: objective.estimate(vae, x, self.progress))
+        self.says_more = not objective.is_elbo
+
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        loss, bound = self.estimate(self.vae.likelihood.prepare(x))
+        return loss / len(x), bound / len(x)
+
+
+def _parts(
+    source: Source, validation: float | Data | None, seed: int
+) -> tuple[Source, Source | None, Tensor]:
+    """Return what to train on, what to judge by, and the row numbers of the latter."""
+    none = torch.empty(0, dtype=torch.int64)
+    if validation is None:
+        validation = HELD_OUT if source.has_rows else 0.0
+    if not isinstance(validation, int | float):
+        return source, as_source(source.vae, validation, name="validation"), none
+    check_in_range("validation", validation, 0.0, 0.9)
+    if validation and not source.has_rows:
+        raise ValueError(f"validation must be data for a loader, got the fraction {validation}")
+    if not validation:
+        return source, None, none
+    train, held_out = _split(len(source), validation, seed)
+    return source.subset(train), source.subset(held_out) if len(held_out) else None, held_out
 
 
 def _split(num_points: int, validation: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -143,22 +196,3 @@ def _split(num_points: int, validation: float, seed: int) -> tuple[Tensor, Tenso
             f"validation must leave a point to train on, got {validation} of {num_points} points"
         )
     return order[num_held_out:], order[:num_held_out]
-
-
-class _BestBuffers:
-    """Puts a module's buffers back, at the end of the block, to what they were at its best."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.buffers, self.least = list(module.buffers()), math.inf
-        self.kept = self.buffers
-
-    def judge(self, loss: float) -> None:
-        if loss < self.least:
-            self.least, self.kept = loss, [buffer.clone() for buffer in self.buffers]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
-        for buffer, kept in zip(self.buffers, self.kept, strict=True):
-            buffer.copy_(kept)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pplvae.infer import families, gradients, guides
@@ -213,3 +214,11 @@ def test_a_guide_may_draw_the_labels_itself() -> None:
         assert ((mean - known).abs() < 4.5 * torch.hypot(error, slack)).all()
     with pytest.raises(ValueError, match=r"must be 'elbo' for a guide that draws \['label'\]"):
         gradients.loss(mixture, drawn, (y,), objective="iwae")
+
+
+def test_pyros_checks_run_at_the_first_call_only() -> None:
+    seen: list[bool] = []
+    run = gradients.checked_once(lambda: seen.append(is_validation_enabled()))
+    run()
+    run()
+    assert seen == [True, False]

@@ -1,0 +1,114 @@
+"""What a training run says of itself after each epoch, and files to keep it in.
+
+A callback is any function of an `Epoch`; one that returns True ends the run. The two here write a
+CSV table and TensorBoard's event files.
+"""
+
+import csv as tables
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from pplvae import distributed
+from pplvae.storage import write_atomically
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the data.
+
+    Attributes:
+        number: Which, from 0.
+        num_epochs: The most there will be.
+        loss: The mean training loss in it.
+        validation: The validation loss after it; None where none was asked for.
+        best: Whether that is the least so far.
+        num_steps: Gradient steps taken so far.
+        seconds: Wall-clock time so far, in seconds.
+        learning_rate: The step size at its end.
+        monitored: Means of what else the loss reported.
+    """
+
+    number: int
+    num_epochs: int
+    loss: float
+    validation: float | None
+    best: bool
+    num_steps: int
+    seconds: float
+    learning_rate: float
+    monitored: dict[str, float] = field(default_factory=dict)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what there is to plot, by name."""
+        said = {"loss": self.loss, "validation": self.validation, **self.monitored}
+        known = {name: value for name, value in said.items() if value is not None}
+        return known | {"learning_rate": self.learning_rate, "seconds": self.seconds}
+
+
+Callback: TypeAlias = Callable[[Epoch], object]
+
+
+def csv(path: str | os.PathLike[str]) -> Callback:
+    """Return a callback that keeps a table with one row an epoch at `path`, whole at all times.
+
+    A run that goes on from a checkpoint goes on with its table.
+    """
+    file = Path(path)
+
+    def write(epoch: Epoch) -> None:
+        if distributed.rank() > 0:
+            return
+        row = {"epoch": epoch.number, "num_steps": epoch.num_steps, **epoch.numbers()}
+        rows = [old for old in _rows(file) if int(old["epoch"]) < epoch.number]
+        text = io.StringIO()
+        table = tables.DictWriter(text, [*row], extrasaction="ignore")
+        table.writeheader()
+        table.writerows([*rows, row])
+        content = text.getvalue()
+        write_atomically(file, lambda name: name.write_text(content, newline=""))
+
+    return write
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.exists():
+        return []
+    rows = list(tables.DictReader(io.StringIO(file.read_text())))
+    if any(not (row.get("epoch") or "").isdigit() for row in rows):
+        raise ValueError(f"path must be free or hold such a table, got {file}, another file")
+    return rows
+
+
+def tensorboard(folder: str | os.PathLike[str]) -> Callback:
+    """Return a callback that writes TensorBoard's event files to `folder`.
+
+    Raises:
+        ImportError: At its first epoch, if the package tensorboard is not installed.
+    """
+    writers: list[SummaryWriter] = []
+
+    def write(epoch: Epoch) -> None:
+        if distributed.rank() > 0:
+            return
+        if not writers:
+            writers.append(_writer(folder, epoch.number))
+        for name, value in epoch.numbers().items():
+            writers[0].add_scalar(name, value, epoch.number)
+        writers[0].flush()
+
+    return write
+
+
+def _writer(folder: str | os.PathLike[str], start: int) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise ImportError("logs.tensorboard needs `pip install tensorboard`") from error
+    return SummaryWriter(os.fspath(folder), purge_step=start)
