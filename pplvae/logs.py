@@ -10,13 +10,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from pplvae import distributed
 from pplvae.storage import write_atomically
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 @dataclass(frozen=True)
@@ -28,10 +25,11 @@ class Epoch:
         num_epochs: The most there will be.
         loss: The mean training loss in it.
         validation: The validation loss after it; None where none was asked for.
-        best: Whether that is the least so far.
+        best: Whether its parameters are the ones to keep so far: the validation loss is the least
+            yet, or there is none.
         num_steps: Gradient steps taken so far.
         seconds: Wall-clock time so far, in seconds.
-        learning_rate: The step size at its end.
+        learning_rate: The size of its last step.
         monitored: Means of what else the loss reported.
     """
 
@@ -58,9 +56,13 @@ Callback: TypeAlias = Callable[[Epoch], object]
 def csv(path: str | os.PathLike[str]) -> Callback:
     """Return a callback that keeps a table with one row an epoch at `path`, whole at all times.
 
-    A run that goes on from a checkpoint goes on with its table.
+    A run that goes on from a checkpoint goes on with its table; a new one begins it anew.
+
+    Raises:
+        ValueError: If there is another file at `path`.
     """
     file = Path(path)
+    _rows(file)  # before the training, not after its first epoch
 
     def write(epoch: Epoch) -> None:
         if distributed.rank() > 0:
@@ -72,16 +74,22 @@ def csv(path: str | os.PathLike[str]) -> Callback:
         table.writeheader()
         table.writerows([*rows, row])
         content = text.getvalue()
-        write_atomically(file, lambda name: name.write_text(content, newline=""))
+        write_atomically(file, lambda name: name.write_text(content, "utf-8", newline=""))
 
     return write
 
 
 def _rows(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
+    """Return the rows of a table that `csv` wrote; none where there is no file or an empty one."""
+    if not file.exists() or not file.stat().st_size:
         return []
-    rows = list(tables.DictReader(io.StringIO(file.read_text())))
-    if any(not (row.get("epoch") or "").isdigit() for row in rows):
+    try:
+        table = tables.DictReader(io.StringIO(file.read_text("utf-8")))
+        rows, names = list(table), table.fieldnames or []
+    except (OSError, UnicodeDecodeError, tables.Error):
+        rows, names = [], []
+    numbered = all((row["epoch"] or "").isdecimal() for row in rows if "epoch" in row)
+    if [*names[:2]] != ["epoch", "num_steps"] or not numbered:
         raise ValueError(f"path must be free or hold such a table, got {file}, another file")
     return rows
 
@@ -89,26 +97,24 @@ def _rows(file: Path) -> list[dict[str, str]]:
 def tensorboard(folder: str | os.PathLike[str]) -> Callback:
     """Return a callback that writes TensorBoard's event files to `folder`.
 
+    A run that goes on from a checkpoint goes on with its curves.
+
     Raises:
-        ImportError: At its first epoch, if the package tensorboard is not installed.
+        ImportError: If the package tensorboard is not installed.
     """
-    writers: list[SummaryWriter] = []
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise ImportError("logs.tensorboard needs `pip install tensorboard`") from error
+    writers: list[SummaryWriter] = []  # opened at the first epoch, whose number it must know
 
     def write(epoch: Epoch) -> None:
         if distributed.rank() > 0:
             return
         if not writers:
-            writers.append(_writer(folder, epoch.number))
+            writers.append(SummaryWriter(os.fspath(folder), purge_step=epoch.number))
         for name, value in epoch.numbers().items():
             writers[0].add_scalar(name, value, epoch.number)
         writers[0].flush()
 
     return write
-
-
-def _writer(folder: str | os.PathLike[str], start: int) -> "SummaryWriter":
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError as error:
-        raise ImportError("logs.tensorboard needs `pip install tensorboard`") from error
-    return SummaryWriter(os.fspath(folder), purge_step=start)

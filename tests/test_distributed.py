@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from pplvae import distributed
+from pplvae import distributed, vae
 from pplvae.optimize import minibatches, minimize
 from pplvae.randomness import generator
 
@@ -66,6 +66,50 @@ def train_in_two_goes(checkpoint: Path) -> dict[str, list[float]]:
     raise AssertionError("the run was to be interrupted")
 
 
+def told() -> tuple[list[int], int]:
+    """Let the first process, which alone has a callback, end the run after its second epoch."""
+    w, heard = torch.zeros(1, requires_grad=True), list[int]()
+
+    def ends(epoch: Any) -> bool:
+        heard.append(epoch.number)
+        return epoch.number == 1
+
+    callbacks = [] if distributed.rank() else [ends]
+    history = minimize(lambda: w.sum(), [w], num_epochs=5, callbacks=callbacks, progress=False)
+    return heard, len(history.losses)
+
+
+def train_vae(checkpoint: Path | None = None, *, last: int = 9) -> dict[str, Any]:
+    """Train a VAE with batch norm, whose averages each process takes over its own rows."""
+    torch.manual_seed(distributed.rank())
+    encoder = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    model = vae.VAE(encoder, nn.Linear(2, 6), vae.Bernoulli("dynamic"), 2).double()
+    x = torch.rand(61, 6, generator=generator(1), dtype=torch.float64)
+
+    def interrupt(epoch: Any) -> None:
+        if epoch.number == last:
+            raise KeyboardInterrupt
+
+    fit = vae.fit(
+        model, x, objective="iwae", num_epochs=6, batch_size=20, learning_rate=0.01, seed=0,
+        checkpoint=checkpoint, checkpoint_seconds=0.0, callbacks=[interrupt], progress=False,
+    )  # fmt: skip
+    found = {name: value.tolist() for name, value in model.state_dict().items()}
+    history = fit.history
+    return found | {
+        "held out": fit.held_out.tolist(), "elbo": fit.elbo.value, "losses": history.losses,
+        "validation": history.validation, "elbos": fit.elbos,
+    }  # fmt: skip
+
+
+def train_vae_in_two_goes(checkpoint: Path) -> dict[str, Any]:
+    try:
+        train_vae(checkpoint, last=2)
+    except KeyboardInterrupt:
+        return train_vae(checkpoint)
+    raise AssertionError("the run was to be interrupted")
+
+
 def writes(checkpoint: Path) -> bool:
     train(num_epochs=1, checkpoint=checkpoint)
     return checkpoint.exists()
@@ -94,6 +138,9 @@ def work(rank: int, folder: Path) -> dict[str, Any]:
         "watched": watched(num_rows=11, batch_size=4),
         "uneven": train_unevenly(),
         "resumed": train_in_two_goes(folder / "run"),
+        "told": told(),
+        "vae": train_vae(),
+        "vae resumed": train_vae_in_two_goes(folder / "vae"),
         "wrote": writes(folder / f"by-{rank}"),
         "refused": refused(batch_size=1),
     }
@@ -174,6 +221,26 @@ def test_an_interrupted_run_resumes_on_all_processes_to_the_same_bits(
     # `trained` started rank 1 elsewhere: all start where rank 0 does.
     for rank in ranks:
         assert rank["resumed"] == rank["trained"]
+
+
+def test_a_vae_is_the_same_on_all_processes(ranks: list[dict[str, Any]]) -> None:
+    ours, theirs = (rank["vae"] for rank in ranks)
+    assert ours == theirs
+    # 55 rows to train on, in batches of 20, 20 and 15, of which the last is 7 rows for each.
+    assert ours["encoder.1.num_batches_tracked"] == 6 * 3
+
+
+def test_an_interrupted_vae_resumes_on_all_processes_to_the_same_bits(
+    ranks: list[dict[str, Any]],
+) -> None:
+    for rank in ranks:
+        assert rank["vae resumed"] == rank["vae"]
+
+
+def test_the_first_process_hears_of_the_epochs_and_ends_the_run_for_all(
+    ranks: list[dict[str, Any]],
+) -> None:
+    assert [rank["told"] for rank in ranks] == [([0, 1], 2), ([], 2)]
 
 
 def test_only_the_first_process_writes(ranks: list[dict[str, Any]]) -> None:

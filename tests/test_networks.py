@@ -1,8 +1,20 @@
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from pplvae.networks import ACTIVATIONS, mlp
+from pplvae.networks import (
+    ACTIVATIONS,
+    Squash,
+    conv_decoder,
+    conv_encoder,
+    mlp,
+    output_size,
+    summary,
+)
 
 
 def test_without_hidden_layers_it_is_a_linear_map() -> None:
@@ -39,3 +51,178 @@ def test_refuses_a_layer_without_units(dims: tuple[int, list[int], int]) -> None
 def test_refuses_an_unknown_activation() -> None:
     with pytest.raises(ValueError, match=r"^activation must be one of elu, .*, tanh, got 'sin'$"):
         mlp(3, [4], 2, activation="sin")
+
+
+WINDOWS = [
+    (size, kernel, stride, padding)
+    for size in (1, 2, 5, 8, 13, 20, 28)
+    for kernel in (1, 2, 3, 4, 7)
+    for stride in (1, 2, 3)
+    for padding in (0, 1, 2)
+    if padding < kernel <= size + 2 * padding
+]
+
+
+def test_a_window_stops_at_as_many_places_as_torch_finds() -> None:
+    for size, *window in WINDOWS:
+        found = nn.Conv1d(1, 1, *window)(torch.zeros(1, 1, size)).shape[-1]
+        assert output_size(size, *window, exact=False) == found
+
+
+def test_the_formula_is_exact_only_where_the_stride_divides() -> None:
+    for size, kernel, stride, padding in WINDOWS:
+        span = size - kernel + 2 * padding
+        if span % stride == 0:
+            assert output_size(size, kernel, stride, padding) == span / stride + 1
+        else:
+            with pytest.raises(
+                ValueError, match=rf"^stride must divide .* = {span}, got {stride}$"
+            ):
+                output_size(size, kernel, stride, padding)
+
+
+@pytest.mark.parametrize(
+    ("window", "rule"),
+    [
+        ((8, 11, 1, 1), r"kernel must be in \[2, 10\] for a size of 8 and a padding of 1, got 11"),
+        ((8, 2, 1, 2), r"kernel must be in \[3, 12\] for a size of 8 and a padding of 2, got 2"),
+        ((8, 3, 0, 0), "stride must be at least 1, got 0"),
+        ((8, 3, 1, -1), "padding must be at least 0, got -1"),
+        ((8, 3.0, 1, 0), "kernel must be a whole number, got 3.0"),
+    ],
+)
+def test_refuses_windows_that_do_not_fit(window: tuple[int, int, int, int], rule: str) -> None:
+    with pytest.raises(ValueError, match=f"^{rule}$"):
+        output_size(*window)
+
+
+FREY, MNIST, CIFAR = (28, 20), (28, 28), (3, 32, 32)
+
+
+@pytest.mark.parametrize("shape", [FREY, MNIST, CIFAR, (13, 7), (1, 9, 31), (2, 5, 4)])
+@pytest.mark.parametrize(
+    "window",
+    [(4, 2, 1), (3, 2, 1), (3, 1, 1), (3, 3, 1), (5, 2, 2), (3, 4, 1)],
+)
+def test_images_of_any_size_come_back_exactly(
+    shape: tuple[int, ...], window: tuple[int, int, int]
+) -> None:
+    options = dict(zip(("kernel", "stride", "padding"), window, strict=True))
+    encoder = conv_encoder(shape, [3, 2], 5, hidden_dims=[6], **options)
+    decoder = conv_decoder(5, [2, 3], shape, outputs=2, hidden_dims=[6], **options)
+    rows = math.prod(shape)
+    code = encoder(torch.randn(4, 3, rows))
+    assert code.shape == (4, 3, 5)
+    assert decoder(code).shape == (4, 3, 2 * rows)
+    assert encoder(torch.zeros(0, rows)).shape == (0, 5)
+
+
+def test_the_convolutional_encoder_agrees_with_its_formula() -> None:
+    network, x = conv_encoder((2, 6, 5), [3, 4], 2, activation="tanh"), torch.randn(7, 2, 6, 5)
+    w1, b1, w2, b2, w3, b3 = network.parameters()
+    h = torch.tanh(F.conv2d(x, w1, b1, stride=2, padding=1))
+    h = torch.tanh(F.conv2d(h, w2, b2, stride=2, padding=1))
+    torch.testing.assert_close(network(x.flatten(1)), h.flatten(1) @ w3.T + b3)
+
+
+def test_the_convolutional_decoder_is_the_encoders_transpose() -> None:
+    """<decoder(z), x> = <z, encoder(x)> for linear ones that share their weights."""
+    shape = (2, 7, 6)
+    encoder = conv_encoder(shape, [4], 3)
+    decoder = conv_decoder(3, [4], shape)
+    convolution, _, _, dense = encoder
+    back, _, _, transposed = decoder
+    with torch.no_grad():
+        back.weight.copy_(dense.weight.T)
+        transposed.weight.copy_(convolution.weight)
+        for layer in (convolution, dense, back, transposed):
+            layer.bias.zero_()
+    encoder[1], decoder[2] = nn.Identity(), nn.Identity()
+    x, z = torch.randn(84), torch.randn(3)
+    torch.testing.assert_close(decoder(z) @ x, z @ encoder(x))
+
+
+def test_several_numbers_for_each_pixel_are_images_one_after_the_other() -> None:
+    decoder = conv_decoder(2, [4], (3, 5, 4), outputs=2)
+    last = list(decoder)[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.arange(6.0))  # of each output and color
+    found = decoder(torch.randn(7, 2)).unflatten(-1, (2, 3, 5, 4))
+    assert torch.equal(found[0, ..., 1, 2], torch.arange(6.0).reshape(2, 3))
+    assert torch.equal(found[0], found[0, ..., :1, :1].expand(2, 3, 5, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "rule"),
+    [
+        (
+            lambda: conv_encoder((28,), [4], 2),
+            r"shape must be \(H, W\) or \(C, H, W\), got \(28,\)",
+        ),
+        (lambda: conv_encoder((0, 8), [4], 2), "shape must be at least 1, got 0"),
+        (lambda: conv_encoder((8, 8), [], 2), "channels must name at least one convolution"),
+        (lambda: conv_decoder(2, [], (8, 8)), "channels must name at least one convolution"),
+        (lambda: conv_encoder((8, 8), [4, 0], 2), "channels must be at least 1, got 0"),
+        (lambda: conv_encoder((3, 3), [4] * 2, 2), r"kernel must be in \[2, 3\] for a size of 1"),
+        (lambda: conv_decoder(2, [4], (8, 8), outputs=0), "outputs must be at least 1, got 0"),
+        (lambda: conv_decoder(2, [4], (8, 8), activation="sin"), "activation must be one of elu"),
+        (
+            lambda: conv_encoder((8, 8), [4], 2)(torch.ones(3, 32)),
+            "x must have 64 columns, got 32",
+        ),
+    ],
+)
+def test_refuses_impossible_convolutions(build: Callable[[], object], rule: str) -> None:
+    with pytest.raises(ValueError, match=f"^{rule}"):
+        build()
+
+
+def test_the_summary_says_what_each_layer_gives_and_learns() -> None:
+    found = summary(conv_encoder((28, 28), [32, 64], 10, hidden_dims=[256]), (784,))
+    assert [(layer.kind, layer.shape, layer.parameters) for layer in found.layers] == [
+        ("Conv2d", (32, 14, 14), 32 * 16 + 32),
+        ("ReLU", (32, 14, 14), 0),
+        ("Conv2d", (64, 7, 7), 64 * 32 * 16 + 64),
+        ("ReLU", (64, 7, 7), 0),
+        ("Flatten", (3136,), 0),
+        ("Linear", (256,), 3136 * 256 + 256),
+        ("ReLU", (256,), 0),
+        ("Linear", (10,), 256 * 10 + 10),
+    ]
+    assert found.parameters == sum(layer.parameters for layer in found.layers) == 839_018
+    assert "64×7×7        32,832" in repr(found)
+    assert repr(found).splitlines()[-1].split() == ["all", "839,018"]
+
+
+def test_the_summary_counts_shared_weights_once_and_leaves_the_network_alone() -> None:
+    shared = nn.Linear(4, 4)
+    network = nn.Sequential(shared, nn.BatchNorm1d(4), nn.Dropout(), shared)
+    network[2].eval()
+    mean, modes = network[1].running_mean.clone(), [part.training for part in network.modules()]
+    state = torch.get_rng_state()
+    found = summary(network, (4,))
+    assert [layer.parameters for layer in found.layers] == [20, 8, 0, 0]
+    assert found.parameters == 28
+    assert [part.training for part in network.modules()] == modes
+    assert torch.equal(network[1].running_mean, mean)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(part._forward_hooks for part in network.modules())
+
+
+def test_squashes_only_the_first_numbers() -> None:
+    x = torch.randn(3, 5)
+    found = Squash(2)(x)
+    torch.testing.assert_close(found[:, :2], 1 / (1 + (-x[:, :2]).exp()))
+    assert torch.equal(found[:, 2:], x[:, 2:])
+
+
+def test_the_signal_keeps_its_size_through_many_convolutions() -> None:
+    shape, channels = (32, 32), [64, 64, 64]
+    encoder = conv_encoder(shape, channels, 200, hidden_dims=[200, 200])
+    decoder = conv_decoder(200, channels, shape, hidden_dims=[200, 200], outputs=8)
+    given = decoder(torch.randn(20, 200)).unflatten(-1, (8, *shape))[..., 4:-4, 4:-4]
+    # A last layer without a ReLU behind it doubles the mean square: after six layers of torch's
+    # own start it would be 2 / 6^6.
+    for output in (encoder(torch.randn(20, 1024)), given):
+        assert 1 < output.square().mean().item() < 4

@@ -3,6 +3,7 @@
 import math
 import pickle
 import random
+import re
 import subprocess
 import sys
 import time
@@ -15,15 +16,21 @@ import pytest
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from pplvae.logs import Epoch
 from pplvae.optimize import (
     Batch,
+    Batches,
     History,
     constant,
     cosine,
+    cyclical,
+    from_loader,
     minibatches,
     minimize,
     one_batch,
+    warmup,
 )
 from pplvae.randomness import generator
 
@@ -41,13 +48,14 @@ class Study:
         self.b = torch.zeros((), dtype=torch.float64, requires_grad=True)
         self.calls, self.fail_at, self.pause = 0, -1, 0.0
 
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         time.sleep(self.pause)
         if self.calls == self.fail_at:
             raise KeyboardInterrupt
         self.calls += 1
         noisy = x + 0.1 * torch.randn(x.shape, dtype=x.dtype)
-        return (noisy @ self.w + self.b - y).square().mean()
+        error = noisy @ self.w + self.b - y
+        return error.square().mean(), {"bias": error.mean()}
 
     def validate(self) -> Tensor:
         noisy = self.x + 0.1 * torch.randn(self.x.shape, dtype=self.x.dtype)
@@ -161,6 +169,66 @@ def test_cosine_falls_from_one_to_zero_and_constant_stays() -> None:
     assert {constant(t) for t in times} == {1.0}
 
 
+def rates_of(batches: Batches, num_epochs: int) -> tuple[list[float], list[float]]:
+    """Return the step sizes that Adam saw, and what was said before each step."""
+    w, rates, said = parameter(0.0), [], list[float]()
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    handle = register_optimizer_step_pre_hook(note)
+    run(lambda *rows: w.sum(), [w], batches, num_epochs=num_epochs, learning_rate=0.5,
+        schedule=lambda t: 1 + t**2, before_step=said.append)  # fmt: skip
+    handle.remove()
+    return rates, said
+
+
+def test_each_step_is_scaled_by_the_schedule_at_its_own_progress() -> None:
+    rates, said = rates_of(minibatches(torch.arange(7), batch_size=3), num_epochs=2)
+    assert said == pytest.approx([(epoch + step / 3) / 2 for epoch in (0, 1) for step in range(3)])
+    assert rates == pytest.approx([0.5 * (1 + t**2) for t in said])
+
+
+def test_progress_goes_by_epochs_where_their_steps_are_not_known() -> None:
+    rates, said = rates_of(lambda generator: iter([()] * 3), num_epochs=2)
+    assert said == [0.0, 0.0, 0.0, 0.5, 0.5, 0.5]
+    assert rates == [0.5] * 3 + [0.625] * 3
+
+
+def test_progress_stays_below_one_where_a_loader_says_too_little() -> None:
+    class Longer(list[Any]):
+        def __len__(self) -> int:
+            return 1
+
+    _, said = rates_of(from_loader(Longer([torch.zeros(2)] * 3)), num_epochs=1)
+    assert said == [0.0, 1.0, 1.0]
+
+
+def test_warmup_rises_evenly_then_stays() -> None:
+    times = [0.0, 0.05, 0.1, 0.2, 0.4, 1.0]
+    assert [warmup(0.2)(t) for t in times] == pytest.approx([0.0, 0.25, 0.5, 1.0, 1.0, 1.0])
+    assert [warmup(1.0)(t) for t in times] == pytest.approx(times)
+
+
+def test_cyclical_rises_in_the_first_share_of_each_cycle() -> None:
+    # Two cycles of length ½ that rise over a quarter of the run each.
+    times = [0.0, 0.125, 0.25, 0.375, 0.4999, 0.5, 0.625, 0.75, 0.875, 1.0]
+    expected = [0.0, 0.5, 1.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 1.0]
+    assert [cyclical(2)(t) for t in times] == pytest.approx(expected)
+    # Four that rise over all of a quarter.
+    assert [cyclical(4, rise=1.0)(t) for t in (0.3, 0.6, 0.95, 1.0)] == pytest.approx(
+        [0.2, 0.4, 0.8, 1.0]
+    )
+
+
+def test_refuses_impossible_schedules() -> None:
+    for rise in (0.0, -0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"^rise must be in \[1e-09, 1.0\], got"):
+            warmup(rise)
+    with pytest.raises(ValueError, match=r"^num_cycles must be at least 1, got 0$"):
+        cyclical(0)
+
+
 def test_touches_nothing_but_its_parameters() -> None:
     w, other, frozen = parameter(1.0), parameter(2.0), torch.tensor([3.0])
     run(lambda: (w * other * frozen).sum(), [w, frozen], num_epochs=3)
@@ -227,6 +295,213 @@ def test_the_loss_of_an_epoch_is_the_mean_over_rows_not_batches() -> None:
     )  # fmt: skip
     assert history.losses == pytest.approx([x.mean().item()] * 4)
     assert history.num_steps == 8
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "<f8", ">f8", ">i4"])
+def test_rows_of_a_file_are_dealt_as_those_in_memory(tmp_path: Path, dtype: str) -> None:
+    x = torch.arange(60).reshape(10, 3, 2)
+    np.save(tmp_path / "x.npy", x.numpy().astype(dtype))
+    stored = np.load(tmp_path / "x.npy", mmap_mode="r")
+    from_file = minibatches(stored, batch_size=4)(generator(5))
+    for (rows,), (expected,) in zip(
+        from_file, minibatches(x, batch_size=4)(generator(5)), strict=True
+    ):
+        assert isinstance(rows, Tensor)
+        assert rows.equal(expected.to(rows.dtype))
+
+
+def test_says_how_many_batches_there_are() -> None:
+    for num_rows in (1, 7, 8, 9):
+        deal = minibatches(torch.arange(num_rows), batch_size=4)
+        assert len(deal) == len(list(deal(generator(0))))
+
+
+def test_deals_the_first_of_what_a_loader_gives() -> None:
+    x = torch.arange(6.0).reshape(3, 2)
+    labels = torch.zeros(3)
+    for batch in (x, x.numpy(), [x], (x, labels), [x.numpy(), labels]):
+        deal = from_loader([batch, batch])
+        assert len(deal) == 2
+        for (points,) in deal(generator(0)):
+            assert isinstance(points, Tensor)
+            assert points.equal(x)
+
+
+@pytest.mark.parametrize(
+    "once", [iter([torch.zeros(2)]), (torch.zeros(2) for _ in range(3)), 3, Dataset()]
+)
+def test_refuses_what_cannot_be_walked_again_and_again(once: Any) -> None:
+    rule = "^loader must give its batches each time it is walked, as a DataLoader does, got "
+    with pytest.raises(ValueError, match=rule + type(once).__name__):
+        from_loader(once)
+
+
+@pytest.mark.parametrize("batch", [{"x": torch.zeros(2)}, "text", 1.5, ["text"], []])
+def test_refuses_a_loader_of_other_things(batch: Any) -> None:
+    with pytest.raises(ValueError, match=r"^loader must give tensors or arrays, got "):
+        list(from_loader([batch])(generator(0)))
+
+
+class Jittered(Dataset[Tensor]):
+    """Points that are moved anew each time, by torch's, NumPy's and Python's generators."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, row: int) -> Tensor:
+        draws = torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+        return torch.tensor([row, *draws])
+
+
+def test_asks_a_loader_for_nothing_before_it_is_walked() -> None:
+    """Torch's loaders draw from the global generator when a walk begins."""
+    before = torch.get_rng_state()
+    from_loader(DataLoader(Jittered(), shuffle=True))
+    assert torch.get_rng_state().equal(before)
+
+
+def walked(loader: DataLoader[Tensor], seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return torch.cat([batch for (batch,) in from_loader(loader)(generator(seed))])
+
+
+@pytest.mark.parametrize("own", [None, 7])
+def test_an_epoch_of_a_loader_depends_on_its_generator_alone(own: int | None) -> None:
+    generator_ = None if own is None else torch.Generator().manual_seed(own)
+    loader = DataLoader(Jittered(), batch_size=4, shuffle=True, generator=generator_)
+    first, other, again = (walked(loader, seed) for seed in (0, 1, 0))
+    assert first.equal(again)
+    assert not first[:, 0].equal(other[:, 0])
+    assert not any(draws in other[:, 1:] for draws in first[:, 1:].flatten())
+
+
+def test_a_sampler_that_goes_by_epochs_is_told_of_each() -> None:
+    sampler = DistributedSampler(Jittered(), num_replicas=1, rank=0)
+    loader = DataLoader(Jittered(), batch_size=4, sampler=sampler)
+    first, other, again = (walked(loader, seed)[:, 0] for seed in (0, 1, 0))
+    assert first.equal(again)
+    assert not first.equal(other)
+
+
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Any:
+        return iter(torch.arange(6.0))
+
+
+def test_a_loader_need_not_know_its_length() -> None:
+    w, x = parameter(0.0), DataLoader(Endless(), batch_size=4)
+    assert run(lambda rows: w.sum(), [w], from_loader(x), num_epochs=3).num_steps == 6
+
+
+# --- what else is watched --------------------------------------------------------------------
+
+
+def test_what_else_a_loss_says_is_kept_as_its_mean_over_rows() -> None:
+    w, x = parameter(0.0), torch.rand(5)
+    history = run(
+        lambda rows: (w.sum(), {"mean": rows.mean(), "largest": rows.max(), "loss": rows[0]}),
+        [w], minibatches(x, batch_size=5), num_epochs=2, learning_rate=0.1,
+    )  # fmt: skip
+    expected = {"mean": [x.mean().item()] * 2, "largest": [x.max().item()] * 2}
+    assert history.monitored == {name: pytest.approx(v) for name, v in expected.items()}
+    assert history.losses == pytest.approx([0.0, -0.1])
+    uneven = run(lambda rows: (w.sum(), {"mean": rows.mean()}), [w],
+                 minibatches(x, batch_size=3), num_epochs=1)  # fmt: skip
+    assert uneven.monitored["mean"] == pytest.approx([x.mean().item()])
+
+
+def test_callbacks_hear_of_each_epoch() -> None:
+    w, x, heard = parameter(0.0), torch.rand(5), list[Epoch]()
+    history = run(
+        lambda rows: (w.sum(), {"mean": rows.mean()}), [w], minibatches(x, batch_size=3),
+        num_epochs=3, learning_rate=0.1, schedule=lambda t: 1 - t,
+        validate=scripted([2.0, 1.0, 3.0]), callbacks=[heard.append, heard.append],
+    )  # fmt: skip
+    assert heard[::2] == heard[1::2]
+    epochs = heard[::2]
+    assert [epoch.number for epoch in epochs] == [0, 1, 2]
+    assert {epoch.num_epochs for epoch in epochs} == {3}
+    assert [epoch.loss for epoch in epochs] == history.losses
+    assert [epoch.validation for epoch in epochs] == history.validation
+    assert [epoch.best for epoch in epochs] == [True, True, False]
+    assert [epoch.num_steps for epoch in epochs] == [2, 4, 6]
+    assert [epoch.monitored["mean"] for epoch in epochs] == history.monitored["mean"]
+    # The last step of epoch e is the second of two, taken at t = (e + ½) / 3.
+    rates = [0.1 * (1 - (e + 0.5) / 3) for e in range(3)]
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx(rates)
+    assert 0 <= epochs[0].seconds <= epochs[1].seconds <= epochs[2].seconds <= history.seconds
+
+
+def test_without_validation_the_last_epoch_is_the_one_to_keep() -> None:
+    w, heard = parameter(0.0), list[Epoch]()
+    run(lambda: w.sum(), [w], num_epochs=3, callbacks=[heard.append])
+    assert [(epoch.best, epoch.validation) for epoch in heard] == [(True, None)] * 3
+
+
+@pytest.mark.parametrize(("answer", "num_epochs"), [(True, 2), (1, 6), ("yes", 6), (None, 6)])
+def test_a_callback_that_returns_true_ends_the_run(answer: Any, num_epochs: int) -> None:
+    heard = []
+
+    def asks(epoch: Epoch) -> object:
+        return answer if epoch.number == 1 else None
+
+    history = Study().train(callbacks=[asks, heard.append])
+    assert len(heard) == len(history.losses) == num_epochs
+    assert history.stopped_early == (num_epochs < NUM_EPOCHS)
+
+
+def test_a_run_that_a_callback_ended_stays_ended(tmp_path: Path) -> None:
+    study, heard = Study(), []
+    path = tmp_path / "run"
+    first = study.train(callbacks=[lambda epoch: epoch.number == 1], checkpoint=path)
+    assert study.train(callbacks=[heard.append], checkpoint=path) == first
+    assert not heard
+
+
+@pytest.mark.parametrize("fail_at", range(4, 9))
+def test_over_a_resume_callbacks_hear_of_each_epoch_once(fail_at: int, tmp_path: Path) -> None:
+    def told(epoch: Epoch) -> tuple[Any, ...]:
+        return (*epoch.numbers().items(),)[:-1]  # all but the time
+
+    study, whole, parts = Study(), [], []
+    study.train(callbacks=[lambda epoch: whole.append(told(epoch))])
+    study = Study()
+    study.fail_at = fail_at
+    options = {
+        "callbacks": [lambda epoch: parts.append(told(epoch))],
+        "checkpoint": tmp_path / "r",
+    }
+    with pytest.raises(KeyboardInterrupt):
+        study.train(**options)
+    study.fail_at = -1
+    study.train(**options)
+    assert parts == whole
+
+
+def test_what_a_callback_raises_comes_through_and_the_best_weights_come_back(
+    tmp_path: Path, uninterrupted: tuple[History, list[float]]
+) -> None:
+    study, seen = Study(), []
+
+    def fails(epoch: Epoch) -> None:
+        seen.append(study.weights())
+        if epoch.number == 2:
+            raise RuntimeError("the disk is full")
+
+    values = [2.0, 1.0, 3.0]
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        study.train(callbacks=[fails], validate=scripted(values))
+    assert study.weights() == seen[1] != seen[2]
+    # The steps before it are not lost.
+    study = Study()
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        study.train(callbacks=[fails], checkpoint=tmp_path / "run")
+    before, heard = study.calls, list[Epoch]()
+    history = study.train(checkpoint=tmp_path / "run", callbacks=[heard.append])
+    assert (history, study.weights()) == uninterrupted
+    assert (before, study.calls) == (3 * STEPS_AN_EPOCH, NUM_EPOCHS * STEPS_AN_EPOCH)
+    # Though no step was left of it, epoch 2 says what its last one was.
+    assert heard[0].learning_rate == pytest.approx(0.1 * cosine((2 + 3 / 4) / NUM_EPOCHS))
 
 
 # --- validation ------------------------------------------------------------------------------
@@ -391,6 +666,64 @@ def test_a_killed_process_resumes_to_the_same_bits(
     study = Study()
     assert (study.train(checkpoint=path), study.weights()) == uninterrupted
     assert 0 < study.calls <= STEPS_AN_EPOCH * (NUM_EPOCHS - 2)
+
+
+def test_a_loader_that_draws_from_all_generators_resumes_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    def train(fail_at: int, own: bool, **options: Any) -> tuple[History, float]:
+        w, calls = parameter(0.0), []
+
+        def loss(rows: Tensor) -> Tensor:
+            calls.append(None)
+            if len(calls) == fail_at:
+                raise KeyboardInterrupt
+            return (w - rows.prod(dim=1) * torch.rand(())).square().mean()
+
+        loader = DataLoader(
+            Jittered(), batch_size=4, shuffle=True, generator=torch.Generator() if own else None
+        )
+        history = run(loss, [w], from_loader(loader), num_epochs=4, **options)
+        return history, w.item()
+
+    for own in (False, True):
+        whole = train(-1, own)
+        for fail_at in (2, 5, 8):
+            options = {"checkpoint": tmp_path / f"{own}{fail_at}", "checkpoint_seconds": 0}
+            with pytest.raises(KeyboardInterrupt):
+                train(fail_at, own, **options)
+            assert train(-1, own, **options) == whole
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: tuple[History, list[float]]
+) -> None:
+    path, writes, save = tmp_path / "run", [], torch.save
+
+    def full(state: object, file: Path) -> None:
+        writes.append(path.read_bytes() if path.exists() else b"")
+        save(state, file)
+        if len(writes) == 10:
+            file.write_bytes(file.read_bytes()[:100])
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        Study().train(checkpoint=path)
+    monkeypatch.undo()
+    assert path.read_bytes() == writes[-1]
+    assert list(tmp_path.iterdir()) == [path]
+    study = Study()
+    assert (study.train(checkpoint=path), study.weights()) == uninterrupted
+
+
+def test_a_run_that_goes_on_without_validation_keeps_the_last_weights(tmp_path: Path) -> None:
+    study, path = Study(), tmp_path / "run"
+    study.train(checkpoint=path, num_epochs=2)
+    history = study.train(checkpoint=path, num_epochs=4, validate=None)
+    last = torch.load(path, weights_only=True)
+    assert study.w.equal(last["parameters"][0])
+    assert (history.best_epoch, last["best"]) == (3, None)
 
 
 def test_a_finished_run_is_only_read_again(
@@ -594,15 +927,28 @@ def test_refuses_impossible_batches() -> None:
 # --- what is seen ----------------------------------------------------------------------------
 
 
-def test_the_bar_shows_the_losses_and_can_be_silenced(capsys: pytest.CaptureFixture[str]) -> None:
-    def options() -> dict[str, Any]:
-        return {"validate": scripted([0.25] * NUM_EPOCHS), "description": "fitting"}
-
-    Study().train(progress=True, **options())
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ("loss", r"loss \d\S*, bias -?\d\S*, held out 0.25"),
+        ("−objective", r"objective -\d\S*, bias -?\d\S*, held out -0.25"),
+    ],
+)
+def test_the_bar_shows_the_losses_and_what_else_is_watched(
+    shown: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study()
+    study.pause = 0.03  # four times so long an epoch: the bar moves ten times a second at most
+    study.train(progress=True, validate=scripted([0.25] * 2), description="fitting", shown=shown,
+                num_epochs=2)  # fmt: skip
     captured = capsys.readouterr()
     assert not captured.out
     assert "fitting" in captured.err
-    Study().train(progress=False, **options())
+    assert re.search(said, captured.err)
+
+
+def test_the_bar_can_be_silenced(capsys: pytest.CaptureFixture[str]) -> None:
+    Study().train(progress=False)
     assert not capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ Rows in memory or in a file are dealt in a new random order each epoch; a loader
 `DataLoader`, deals as it likes.
 """
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pplvae import distributed
+from pplvae import distributed, randomness
 from pplvae.validation import check_whole
 
 Batch: TypeAlias = Sequence[Tensor]
@@ -48,7 +49,8 @@ class minibatches:
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-self.num_rows // self.batch_size)
+        full, rest = divmod(self.num_rows, self.batch_size)
+        return full + (rest >= distributed.world_size())
 
     def __call__(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
@@ -67,36 +69,62 @@ def take(rows: Rows, chosen: Tensor) -> Tensor:
     if isinstance(rows, Tensor):
         return rows[chosen]
     # In the order of the file, which a disk likes, then in the order asked for.
-    indices, back = np.unique(chosen.numpy(), return_inverse=True)
-    return torch.from_numpy(np.asarray(rows[indices])[back.reshape(-1)])
+    indices, back = np.unique(chosen.cpu().numpy(), return_inverse=True)
+    found = np.asarray(rows[indices])[back.reshape(-1)]
+    # torch knows the byte order of this machine only, and files come in both.
+    return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
 
 
 class from_loader:
     """Deals the batches of an iterable that can be walked again and again, say a `DataLoader`.
 
+    An epoch depends on its generator alone, so that a run can be resumed: for each walk NumPy's
+    and Python's generators and those of a `DataLoader` and its samplers are started anew, and a
+    sampler that has `set_epoch` is told of a new one; torch's own is up to the caller.
+
     Args:
         loader: Gives batches: a tensor or array, or a sequence whose first is one, as torch's
             `TensorDataset` gives them with labels behind.
+        name: What the caller calls it, for the error messages.
 
     Raises:
-        ValueError: If it can be walked only once, or a batch is no such thing.
+        ValueError: If it can be walked only once or not at all, or a batch is no such thing.
     """
 
-    def __init__(self, loader: Iterable[Any]) -> None:
-        if iter(loader) is loader:
+    def __init__(self, loader: Iterable[Any], *, name: str = "loader") -> None:
+        if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
             raise ValueError(
-                "loader must be walked once an epoch, got an iterator, which is walked only once"
+                f"{name} must give its batches each time it is walked, as a DataLoader does, got "
+                f"{type(loader).__name__}"
             )
-        self.loader = loader
+        self.loader, self.name = loader, name
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, where the loader says."""
         return len(self.loader)  # type: ignore[arg-type]
 
     def __call__(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield the batches of one epoch; a loader's order comes from torch's global generator."""
+        """Yield the batches of one epoch."""
+        _start_anew(self.loader, generator)
         for batch in self.loader:
-            points = batch[0] if isinstance(batch, list | tuple) else batch
+            points = batch[0] if isinstance(batch, list | tuple) and batch else batch
             if not isinstance(points, Tensor | np.ndarray):
-                raise ValueError(f"loader must give tensors, got {type(points).__name__}")
+                raise ValueError(
+                    f"{self.name} must give tensors or arrays, got {type(points).__name__}"
+                )
             yield [torch.as_tensor(points)]
+
+
+def _start_anew(loader: Iterable[Any], generator: torch.Generator) -> None:
+    """Start all that a loader draws from, torch's global generator aside."""
+    common = int(torch.randint(randomness.MAX_SEED, (), generator=generator))
+    own = randomness.derive(common, distributed.rank())
+    random.seed(own)
+    np.random.seed(own)  # noqa: NPY002
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = getattr(loader, "sampler", None), getattr(batch_sampler, "sampler", None)
+    for part in (loader, batch_sampler, *samplers):
+        if isinstance(own_generator := getattr(part, "generator", None), torch.Generator):
+            own_generator.manual_seed(own)
+        if callable(set_epoch := getattr(part, "set_epoch", None)):
+            set_epoch(common)

@@ -40,7 +40,8 @@ class History:
         losses: The mean training loss in each epoch.
         validation: The validation loss after each epoch; empty where none was asked for.
         best_epoch: The epoch, from 0, whose parameters were kept.
-        stopped_early: Whether the run ended before the last epoch.
+        stopped_early: Whether the validation loss or a callback ended the run before the last
+            epoch.
         num_steps: Gradient steps taken.
         seconds: Wall-clock time, in seconds, over all the runs that a checkpoint joined.
         monitored: What else the loss reported, its mean in each epoch.
@@ -105,12 +106,13 @@ def minimize(
         patience: Stop after so many epochs without a better validation loss.
         buffers: Tensors that the loss changes besides, such as batch-norm averages: kept with the
             best parameters and in the checkpoint.
-        before_step: Called with the progress in [0, 1) before each step.
-        callbacks: Called with a `logs.Epoch` after each epoch; one that returns True ends the run.
+        before_step: Called with the progress in [0, 1] before each step.
+        callbacks: Called with a `logs.Epoch` after each epoch; one that returns True, with several
+            processes that of the first, ends the run.
         checkpoint: A file that keeps the state of the run, written at its start already. Where it
-            exists the run goes on from it, in the middle of an epoch if need be, to the same
-            result, bit for bit, as one that was never interrupted. Several processes must see the
-            same file, and write it at the end of an epoch only.
+            exists the run goes on from it, in the middle of an epoch if need be, and, called as
+            before, to the same result, bit for bit, as one never interrupted. Several processes
+            must see the same file, and write it at the end of an epoch only.
         checkpoint_seconds: Least time between two writes of the checkpoint.
         seed: Start of the random draws.
         progress: Whether to show a progress bar.
@@ -127,35 +129,23 @@ def minimize(
             good state.
     """
     _check(num_epochs, learning_rate, clip_norm, checkpoint_seconds)
-    if patience is not None:
-        check_whole("patience", patience, 1)
-        if validate is None:
-            raise ValueError(f"patience needs a validation loss, got {patience} without one")
-    path = None if checkpoint is None else Path(checkpoint)
+    _check_patience(patience, validate)
     run = Run(
-        list(parameters), list(buffers), learning_rate=learning_rate, betas=betas, eps=eps,
-        seed=seed, path=path,
+        list(parameters), list(buffers), betas=betas, eps=eps, seed=seed,
+        path=None if checkpoint is None else Path(checkpoint),
     )  # fmt: skip
+    plan = _Plan(
+        loss, batches, num_epochs=num_epochs, learning_rate=learning_rate, schedule=schedule,
+        clip_norm=clip_norm, before_step=before_step, checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
+    hidden = not progress or distributed.rank() > 0
     bar = tqdm(
-        total=num_epochs,
-        initial=len(run.losses),
-        desc=description,
-        disable=not progress or distributed.rank() > 0,
-        leave=False,
+        total=num_epochs, initial=run.num_epochs, desc=description, disable=hidden, leave=False
     )
-
-    size = _num_batches(batches)
     with bar, randomness.scope(run.seed):
         try:
             while not run.is_over(num_epochs, patience):
-                for batch in run.remaining(batches):
-                    done = _progress(run, size, num_epochs)
-                    if before_step is not None:
-                        before_step(done)
-                    rate = run.learning_rate * float(schedule(done))
-                    run.step(loss, batch, rate, clip_norm)
-                    if path is not None and run.is_due(checkpoint_seconds):
-                        run.save()
+                _walk(run, plan)
                 run.end_epoch(validate)
                 run.tell(callbacks, num_epochs)
                 if run.is_due(checkpoint_seconds) or run.is_over(num_epochs, patience):
@@ -164,15 +154,34 @@ def minimize(
                 bar.update()
         finally:
             run.restore_best()
-    return History(
-        losses=run.losses,
-        validation=run.validation,
-        best_epoch=run.best_epoch,
-        stopped_early=len(run.losses) < num_epochs,
-        num_steps=run.num_steps,
-        seconds=time.monotonic() - run.started,
-        monitored=run.monitored,
-    )
+    return _history(run, num_epochs)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the steps of an epoch need to know."""
+
+    loss: Loss
+    batches: Batches
+    num_epochs: int
+    learning_rate: float
+    schedule: Schedule
+    clip_norm: float | None
+    before_step: Callable[[float], None] | None
+    checkpoint_seconds: float
+
+
+def _walk(run: Run, plan: _Plan) -> None:
+    """Take the steps of the epoch that are still to be taken."""
+    size = _num_batches(plan.batches)
+    for batch in run.remaining(plan.batches):
+        progress = _progress(run, size, plan.num_epochs)
+        if plan.before_step is not None:
+            plan.before_step(progress)
+        rate = float(plan.learning_rate * plan.schedule(progress))
+        run.step(plan.loss, batch, rate, plan.clip_norm)
+        if run.is_due(plan.checkpoint_seconds):
+            run.save()
 
 
 def _num_batches(batches: Batches) -> int | None:
@@ -184,9 +193,21 @@ def _num_batches(batches: Batches) -> int | None:
 
 
 def _progress(run: Run, size: int | None, num_epochs: int) -> float:
-    """Return the share of the run that is done, in [0, 1), by steps where an epoch's are known."""
+    """Return the share of the run that is done, in [0, 1], by steps where an epoch's are known."""
     within = min(run.position / size, 1.0) if size else 0.0
-    return min((len(run.losses) + within) / num_epochs, 1.0)
+    return (run.num_epochs + within) / num_epochs
+
+
+def _history(run: Run, num_epochs: int) -> History:
+    return History(
+        losses=run.losses,
+        validation=run.validation,
+        best_epoch=run.best_epoch,
+        stopped_early=run.num_epochs < num_epochs,
+        num_steps=run.num_steps,
+        seconds=time.monotonic() - run.started,
+        monitored=run.monitored,
+    )
 
 
 def _check(
@@ -197,3 +218,11 @@ def _check(
     check_in_range("checkpoint_seconds", checkpoint_seconds, 0)
     if clip_norm is not None:
         check_positive("clip_norm", clip_norm)
+
+
+def _check_patience(patience: int | None, validate: Callable[[], Tensor] | None) -> None:
+    if patience is None:
+        return
+    check_whole("patience", patience, 1)
+    if validate is None:
+        raise ValueError(f"patience needs a validation loss, got {patience} without one")

@@ -18,8 +18,13 @@ from pplvae.optimize.batches import Batch
 # What is in a checkpoint besides the tensors, Adam's moments, the time and the random state.
 KEPT = (
     "seed", "losses", "validation", "monitored", "num_steps", "best", "best_epoch", "best_loss",
-    "stopped", "position", "totals", "count",
+    "stopped", "position", "totals", "count", "rate",
 )  # fmt: skip
+
+
+def common_seed(seed: int | None, device: torch.device | str = "cpu") -> int:
+    """Return the first process's seed on all of them, one that any can draw from where None."""
+    return int(distributed.from_first(torch.tensor(randomness.resolve(seed), device=device)))
 
 
 class Run:
@@ -30,7 +35,6 @@ class Run:
         parameters: list[Tensor],
         buffers: list[Tensor],
         *,
-        learning_rate: float,
         betas: tuple[float, float],
         eps: float,
         seed: int | None,
@@ -40,20 +44,17 @@ class Run:
         if not self.parameters:
             raise ValueError("parameters must hold at least 1 that requires a gradient, got 0")
         self.buffers, self.path = buffers, path
-        start = torch.tensor(randomness.resolve(seed), device=self.parameters[0].device)
-        self.seed, self.learning_rate = int(distributed.from_first(start)), float(learning_rate)
-        _copy_into(self.kept(), [distributed.from_first(tensor) for tensor in self.kept()])
+        self.seed = common_seed(seed, self.parameters[0].device)
+        _follow_first(self.kept())
         # The fused kernel reads memory in order: it corrupts a leaf that is a strided view.
         fused = all(parameter.is_contiguous() for parameter in self.parameters)
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=self.learning_rate, betas=betas, eps=eps, fused=fused
-        )
+        self.optimizer = torch.optim.Adam(self.parameters, betas=betas, eps=eps, fused=fused)
         self.losses: list[float] = []
         self.validation: list[float] = []
         self.monitored: dict[str, list[float]] = {}
         self.best: list[Tensor] | None = None
         self.best_epoch, self.best_loss, self.num_steps = -1, math.inf, 0
-        self.stopped = False
+        self.stopped, self.rate = False, math.nan
         self.position, self.count, self.totals = 0, 0, dict[str, Tensor]()
         self.random_state: list[Tensor] | None = None
         self.started = self.saved_at = time.monotonic()
@@ -62,26 +63,32 @@ class Run:
         else:
             self.save()
 
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs that are done."""
+        return len(self.losses)
+
     def kept(self) -> list[Tensor]:
         """Return all that training changes."""
         return [*self.parameters, *self.buffers]
 
     def is_over(self, num_epochs: int, patience: int | None) -> bool:
         """Return whether there is no epoch to come."""
-        epoch = len(self.losses) - 1
-        late = patience is not None and epoch - self.best_epoch >= patience
-        return self.stopped or late or epoch + 1 >= num_epochs
+        late = patience is not None and self.num_epochs - 1 - self.best_epoch >= patience
+        return self.stopped or late or self.num_epochs >= num_epochs
 
     def said(self, name: str) -> str:
-        """Return the last losses in words."""
+        """Return the last losses in words, and what else was watched."""
         sign = -1 if name.startswith("−") else 1
-        text = f"{name.removeprefix('−')} {sign * self.losses[-1]:.5g}"
-        held_out = f", held out {sign * self.validation[-1]:.5g}" if self.validation else ""
-        return text + held_out
+        last = {name.removeprefix("−"): sign * self.losses[-1]}
+        last |= {name: means[-1] for name, means in self.monitored.items()}
+        if self.validation:
+            last["held out"] = sign * self.validation[-1]
+        return ", ".join(f"{name} {value:.5g}" for name, value in last.items())
 
     def remaining(self, batches: Callable[[torch.Generator], Iterable[Batch]]) -> Iterator[Batch]:
         """Yield the batches of this epoch that have not been trained on yet."""
-        epoch = len(self.losses)
+        epoch = self.num_epochs
         # Order and noise depend on the epoch alone, so a run that is resumed meets the same ones.
         order = randomness.generator(randomness.derive(self.seed, epoch))
         randomness.reseed(randomness.derive(self.seed, epoch, distributed.rank()))
@@ -99,7 +106,7 @@ class Run:
         """Take one step of Adam with step size `rate`."""
         value = loss(*batch)
         value, monitored = value if isinstance(value, tuple) else (value, {})
-        self.optimizer.param_groups[0]["lr"] = rate
+        self.rate = self.optimizer.param_groups[0]["lr"] = rate
         for parameter in self.parameters:
             parameter.grad = None
         value.backward(inputs=self.parameters)
@@ -107,7 +114,7 @@ class Run:
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, clip_norm)
         self.optimizer.step()
-        self._count(len(batch[0]) if len(batch) else 1, {"loss": value, **monitored})
+        self._count(len(batch[0]) if len(batch) else 1, {**monitored, "loss": value})
 
     def _count(self, size: int, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -129,14 +136,16 @@ class Run:
         """Write the epoch's means down, and keep the parameters if they are the best so far."""
         if not self.count:
             raise ValueError("batches must hold at least 1 batch an epoch, got 0")
-        epoch, size = len(self.losses), self.count * distributed.world_size()
+        epoch, size = self.num_epochs, self.count * distributed.world_size()
         means = {name: (distributed.all_sum(t) / size).item() for name, t in self.totals.items()}
         self.losses.append(_finite("loss", means.pop("loss"), epoch))
         for name, mean in means.items():
             self.monitored.setdefault(name, []).append(mean)
         self.position, self.count, self.totals = 0, 0, {}
+        # Each rank has averaged over its own batches; a checkpoint has room for one's.
+        _follow_first(self.buffers)
         if validate is None:
-            self.best_epoch = epoch
+            self.best, self.best_epoch = None, epoch
         else:
             self._judge(validate, epoch)
 
@@ -151,8 +160,18 @@ class Run:
 
     def tell(self, callbacks: Sequence[Callback], num_epochs: int) -> None:
         """Call the callbacks; one that returns True, on the first process, ends the run."""
-        number = len(self.losses) - 1
-        epoch = Epoch(
+        self.stopped = False
+        if callbacks:
+            epoch = self._last_epoch(num_epochs)
+            wishes = [callback(epoch) is True for callback in callbacks]
+            self.stopped = any(wishes)
+        if distributed.world_size() > 1:
+            wish = torch.tensor(self.stopped, device=self.parameters[0].device)
+            self.stopped = bool(distributed.from_first(wish))
+
+    def _last_epoch(self, num_epochs: int) -> Epoch:
+        number = self.num_epochs - 1
+        return Epoch(
             number=number,
             num_epochs=num_epochs,
             loss=self.losses[-1],
@@ -160,13 +179,9 @@ class Run:
             best=self.best_epoch == number,
             num_steps=self.num_steps,
             seconds=time.monotonic() - self.started,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self.rate,
             monitored={name: means[-1] for name, means in self.monitored.items()},
         )
-        wishes = [callback(epoch) is True for callback in callbacks]
-        if wishes:
-            wish = torch.tensor(any(wishes), device=self.parameters[0].device)
-            self.stopped = bool(distributed.from_first(wish))
 
     def restore_best(self) -> None:
         """Put the best parameters back, where there was a validation loss to say which."""
@@ -175,12 +190,13 @@ class Run:
 
     def is_due(self, seconds: float) -> bool:
         """Return whether the last write of the checkpoint is so long ago."""
+        if time.monotonic() - self.saved_at < seconds:
+            return False
         # The ranks' random states are their own: within an epoch one file cannot hold them.
-        alone = distributed.world_size() == 1
-        return (alone or not self.position) and time.monotonic() - self.saved_at >= seconds
+        return distributed.world_size() == 1 or not self.position
 
     def save(self) -> None:
-        """Write the checkpoint, if there is one and all is finite."""
+        """Check that all is finite, then write the checkpoint if there is to be one."""
         self._check_finite()
         self.saved_at = time.monotonic()
         if self.path is None or distributed.rank() > 0:
@@ -211,7 +227,7 @@ class Run:
         self.random_state = state["random_state"]
 
     def _check_finite(self) -> None:
-        epoch = len(self.losses) if self.position else max(len(self.losses) - 1, 0)
+        epoch = self.num_epochs if self.position else max(self.num_epochs - 1, 0)
         if self.position:
             _finite("loss", self.totals["loss"].item(), epoch)
         # A step on a finite loss may have had a gradient that was not.
@@ -228,6 +244,12 @@ def _finite(name: str, value: float, epoch: int) -> float:
             "try a smaller learning_rate, or clip the gradient"
         )
     return value
+
+
+def _follow_first(tensors: list[Tensor]) -> None:
+    """Copy the first process's tensors into those of all."""
+    if distributed.world_size() > 1:
+        _copy_into(tensors, [distributed.from_first(tensor) for tensor in tensors])
 
 
 def _copy_into(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -3,7 +3,7 @@
     constant   1
     cosine     ½ (1 + cos π t)                 a step size that falls to 0
     warmup     min(1, t / rise)                a weight that starts at 0 and stays at 1
-    cyclical   min(1, (t M mod 1) / rise)      the same M times over
+    cyclical   min(1, (t M mod 1) / rise)      the same M times over, at 1 in the end
 
 Reference:
     Loshchilov & Hutter (2017), https://arxiv.org/abs/1608.03983;

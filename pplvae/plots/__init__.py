@@ -3,17 +3,19 @@
 from pplvae.plots.bounds import bounds
 from pplvae.plots.calibration import calibration
 from pplvae.plots.density import histogram
+from pplvae.plots.diagnosis import latent_dimensions, pareto_k
 from pplvae.plots.dimension import pareto_quantiles, spectrum, twonn_line
 from pplvae.plots.gradients import gradients
 from pplvae.plots.images import manifold, mosaic, pairs
 from pplvae.plots.inference import accuracy, convergence, posteriors
+from pplvae.plots.latent import interpolation, traversals
 from pplvae.plots.points import mixture, points
 from pplvae.plots.style import COLORS, color_of, own_figures, panels, png
-from pplvae.plots.training import score, training
+from pplvae.plots.training import bits_per_dimension, score, training
 
 __all__ = [
-    "COLORS", "accuracy", "bounds", "calibration", "color_of", "convergence", "gradients",
-    "histogram", "manifold", "mixture", "mosaic", "own_figures", "pairs", "panels",
-    "pareto_quantiles", "png", "points", "posteriors", "score", "spectrum", "training",
-    "twonn_line",
+    "COLORS", "accuracy", "bits_per_dimension", "bounds", "calibration", "color_of",
+    "convergence", "gradients", "histogram", "interpolation", "latent_dimensions", "manifold",
+    "mixture", "mosaic", "own_figures", "pairs", "panels", "pareto_k", "pareto_quantiles", "png",
+    "points", "posteriors", "score", "spectrum", "training", "traversals", "twonn_line",
 ]  # fmt: skip

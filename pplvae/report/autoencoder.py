@@ -1,13 +1,19 @@
 """Which latent variables explain them?"""
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 from pplvae import plots, vae
 from pplvae.report.section import Figure, Section, Study, Table, drawn
+from pplvae.vae import Diagnosis
 
 TITLE = "Which latent variables explain them?"
 LEAST_LATENT, MOST_LATENT = 2, 64
+MOST_AXES = 6  # swept in the picture
+
+Judged: TypeAlias = tuple[vae.VAEFit, Diagnosis]
 
 
 def section(study: Study) -> Section:
@@ -17,32 +23,67 @@ def section(study: Study) -> Section:
         raise ValueError(f"x must vary, got {len(x)} times the same point")
     kind = study.settings.likelihood or _likelihood_for(study)
     latent_dim = study.settings.latent_dim or _latent_dim_for(study)
-    fit = _train(study, x, kind, latent_dim)
-    flat = fit if latent_dim == 2 else _train(study, x, kind, 2)
+    fits = [_judged(study, x, kind, latent_dim)]
+    if latent_dim != 2:
+        fits.append(_judged(study, x, kind, 2))
+    fit, judged = fits[0]
     dimension = "" if study.dimension is None else f", from the dimension {study.dimension:.1f}"
     chosen = "as asked" if study.settings.latent_dim else "chosen" + dimension
     points = "held-out" if len(fit.held_out) else "the training"
+    bound, found = fit.elbo, judged.log_likelihood
     answer = (
         f"{latent_dim} latent variable{'s' if latent_dim > 1 else ''} ({chosen}) reach an ELBO "
-        f"of {fit.elbo.value:.2f} ± {fit.elbo.standard_error:.2f} nats per point on {points} "
-        f"data: {fit.elbo.reconstruction:.2f} for the reconstruction less {fit.elbo.kl:.2f} for "
-        "the code."
+        f"of {bound.value:.2f} ± {bound.standard_error:.2f} nats per point on {points} "
+        f"data: {bound.reconstruction:.2f} for the reconstruction less {bound.kl:.2f} for "
+        f"the code. log p(x) is {found.value:.2f} ± {found.standard_error:.2f}, by "
+        f"{found.num_samples} weighted draws from the guide."
     )
-    out = Section("vae", TITLE, answer=answer, vae=fit.vae.cpu(), tables=[_bounds(fit, flat)])
-    out.notes.append(_explained(kind, study))
-    out.figures = _figures(study, x, fit, flat)
+    out = Section("vae", TITLE, answer=answer, vae=fit.vae.cpu(), tables=[_bounds(fits)])
+    out.notes += [_explained(kind, study), _trusted(judged)]
+    out.figures = _figures(study, x, fits)
     out.numbers = {
         "latent_dim": latent_dim,
         "likelihood": kind,
-        "elbo": fit.elbo.value,
-        "elbo_standard_error": fit.elbo.standard_error,
-        "reconstruction": fit.elbo.reconstruction,
-        "kl": fit.elbo.kl,
-        "elbo_two_latent_variables": flat.elbo.value,
+        "elbo": bound.value,
+        "elbo_standard_error": bound.standard_error,
+        "bits_per_dimension": found.bits_per_dimension,
+        "log_likelihood": found.value,
+        "log_likelihood_standard_error": found.standard_error,
+        "share_of_large_pareto_k": found.unreliable,
+        "amortization_gap": judged.amortization.value,
+        "mutual_information": judged.terms.mutual_information,
+        "active_units": judged.terms.num_active,
+        "kl_per_dimension": judged.terms.kl_per_dimension.tolist(),
+        "failures": judged.failures(),
+        "reconstruction": bound.reconstruction,
+        "kl": bound.kl,
+        "elbo_two_latent_variables": fits[-1][0].elbo.value,
         "num_epochs": len(fit.history.losses),
         "num_steps": fit.history.num_steps,
     }
     return out
+
+
+def _judged(study: Study, x: Tensor, kind: str, latent_dim: int) -> Judged:
+    fit = _train(study, x, kind, latent_dim)
+    points = x[fit.held_out] if len(fit.held_out) else x
+    judged = vae.diagnose(
+        fit.vae, points, num_samples=500, num_points=200, seed=study.seed, progress=study.progress
+    )
+    return fit, judged
+
+
+def _trusted(judged: Diagnosis) -> str:
+    failures = judged.failures()
+    if not failures:
+        return (
+            f"On {len(judged.rows)} of these points no check failed: the ELBO is close to log "
+            "p(x), the weights of the draws are even enough to believe it, the encoder is nearly "
+            "as good as a guide made for each point, and the code is in use."
+        )
+    return (
+        f"Checks that failed on {len(judged.rows)} of these points: " + "; ".join(failures) + "."
+    )
 
 
 def _likelihood_for(study: Study) -> str:
@@ -87,34 +128,44 @@ def _explained(kind: str, study: Study) -> str:
     )
 
 
-def _bounds(fit: vae.VAEFit, flat: vae.VAEFit) -> Table:
-    fits = [fit] if flat is fit else [fit, flat]
+def _bounds(fits: list[Judged]) -> Table:
     rows = [
         [
             str(f.vae.latent_dim), f"{f.elbo.value:.2f} ± {f.elbo.standard_error:.2f}",
-            f"{f.elbo.reconstruction:.2f}", f"{f.elbo.kl:.2f}", str(len(f.history.losses)),
-            f"{f.history.seconds:.0f}",
+            f"{j.log_likelihood.value:.2f} ± {j.log_likelihood.standard_error:.2f}",
+            f"{j.log_likelihood.bits_per_dimension:.3f}".replace("nan", "–"),
+            f"{f.elbo.reconstruction:.2f}", f"{f.elbo.kl:.2f}", str(j.terms.num_active),
+            f"{j.log_likelihood.unreliable:.0%}", str(len(f.history.losses)),
         ]
-        for f in fits
+        for f, j in fits
     ]  # fmt: skip
-    columns = ["latent size", "ELBO", "reconstruction", "KL", "epochs", "seconds"]
+    columns = [
+        "latent size", "ELBO", "log p(x)", "bits / dim", "reconstruction", "KL", "active",
+        "k-hat > 0.7", "epochs",
+    ]  # fmt: skip
+    fit, judged = fits[0]
     points = "held-out point" if len(fit.held_out) else "point"
-    return Table(columns, rows, f"In nats per {points}.")
+    said = f"In nats per {points}; log p(x), active units and k-hat on {len(judged.rows)} of them."
+    return Table(columns, rows, said)
 
 
-def _figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
+def _figures(study: Study, x: Tensor, fits: list[Judged]) -> list[Figure]:
+    (fit, judged), (flat, _) = fits[0], fits[-1]
     (wide,) = plots.panels(1, size=(9.6, 2.9))
     curve = plots.training(fit.history, unit="nats per point", ax=wide)
     pictures = [drawn("vae_training", "The bound while training.", curve, wide=True)]
     if study.dataset.is_image:
-        pictures += _image_figures(study, x, fit, flat)
+        pictures += _image_figures(study, x, fits)
     else:
         pictures += _table_figures(study, fit)
     chosen = study.some(5000)
     ax = plots.points(flat.vae.encode(x[chosen]).cpu(), _few_labels(study, chosen))
     ax.set(xlabel=r"latent variable $z_1$", ylabel=r"latent variable $z_2$")
     caption = "The data in the plane of a VAE with two latent variables."
-    return [*pictures, drawn("vae_latent", caption, ax)]
+    terms = judged.terms
+    used = plots.latent_dimensions(terms.kl_per_dimension.cpu(), terms.active.cpu())
+    said = "What each latent dimension says of a point; an inactive one says nothing."
+    return [*pictures, drawn("vae_latent", caption, ax), drawn("vae_dimensions", said, used)]
 
 
 def _few_labels(study: Study, chosen: Tensor) -> Tensor | None:
@@ -122,17 +173,28 @@ def _few_labels(study: Study, chosen: Tensor) -> Tensor | None:
     return None if labels is None or len(labels.unique()) > 20 else labels[chosen]
 
 
-def _image_figures(study: Study, x: Tensor, fit: vae.VAEFit, flat: vae.VAEFit) -> list[Figure]:
+def _image_figures(study: Study, x: Tensor, fits: list[Judged]) -> list[Figure]:
+    (fit, judged), (flat, _) = fits[0], fits[-1]
     shape = study.dataset.shape
     shown = x[fit.held_out[:16]] if len(fit.held_out) else x[:16]
     pairs = plots.pairs(shown, fit.vae.reconstruct(shown).cpu(), shape)
     samples = fit.vae.sample(48, noise=False, seed=study.seed).cpu()
     mosaic = plots.mosaic(samples, shape, columns=16)
     manifold = plots.manifold(vae.manifold.grid(flat.vae, 20).cpu(), shape)
+    busiest = judged.terms.kl_per_dimension.argsort(descending=True)[:MOST_AXES].tolist()
+    swept = vae.manifold.traverse(fit.vae, shown[0], axes=busiest, num_steps=15).cpu()
+    names = [f"$z_{{{axis + 1}}}$" for axis in busiest]
+    traversals = plots.traversals(swept, shape, names=names)
     return [
         drawn("vae_reconstructions", "Images over their reconstructions.", pairs, wide=True),
         drawn(
             "vae_samples", "New images: codes drawn from the prior, decoded.", mosaic, wide=True
+        ),
+        drawn(
+            "vae_traversals",
+            "The latent variables that say most, each swept through its prior from one image.",
+            traversals,
+            wide=True,
         ),
         drawn(
             "vae_manifold",

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -10,27 +12,46 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pplvae.storage import write_atomically
-from pplvae.vae.builders import mlp
-from pplvae.vae.likelihoods import LIKELIHOODS
+from pplvae.vae.builders import BUILDERS
+from pplvae.vae.likelihoods import LIKELIHOODS, Likelihood
 from pplvae.vae.model import VAE
+from pplvae.vae.posteriors import POSTERIORS, Posterior
+from pplvae.vae.priors import PRIORS, Prior
+from pplvae.validation import check_one_of
 
-FORMAT = "pplvae VAE 1"
+Law: TypeAlias = Likelihood | Prior | Posterior
+
+FORMAT = "pplvae VAE 2"
+LAWS: dict[str, Mapping[str, Callable[..., Law]]] = {
+    "likelihood": LIKELIHOODS,
+    "prior": PRIORS,
+    "posterior": POSTERIORS,
+    "upper_posterior": POSTERIORS,
+}
 
 
 def save(vae: VAE, path: str | os.PathLike[str]) -> None:
     """Write `vae` to `path`, whole or not at all."""
-    names = {law: name for name, law in LIKELIHOODS.items()}
-    kind = names.get(type(vae.likelihood))
-    recipe = None
-    if vae.recipe is not None and kind is not None:
-        recipe = vae.recipe | {"likelihood": kind, "options": vae.likelihood.config()}
-    header = {"format": FORMAT, "recipe": json.dumps(recipe)}
+    header = {"format": FORMAT, "recipe": json.dumps(_recipe(vae))}
     # Cloned, since safetensors refuses weights that share their memory.
     weights = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in vae.state_dict().items()
     }
     write_atomically(Path(path), lambda name: save_file(weights, name, metadata=header))
+
+
+def _recipe(vae: VAE) -> dict[str, Any] | None:
+    """Return the builder's recipe and the laws as (name, keywords); None where one has no name."""
+    laws = {kind: _named(kind, getattr(vae, kind)) for kind in LAWS if hasattr(vae, kind)}
+    if vae.recipe is None or None in laws.values():
+        return None
+    return vae.recipe | laws
+
+
+def _named(kind: str, law: Law) -> tuple[str, dict[str, Any]] | None:
+    names = [name for name, known in LAWS[kind].items() if known is type(law)]
+    return (names[0], law.config()) if names else None
 
 
 def load(path: str | os.PathLike[str], into: VAE | None = None) -> VAE:
@@ -68,7 +89,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"path must name a saved VAE, got {path}: {error}") from error
     if header.get("format") != FORMAT:
-        raise ValueError(f"path must name a saved VAE, got {path}, a foreign safetensors file")
+        kind = header.get("format", "a foreign safetensors file")
+        raise ValueError(f"path must name a saved VAE, of format {FORMAT}, got {path}, {kind}")
     return header, weights
 
 
@@ -77,8 +99,18 @@ def _rebuild(path: Path, header: dict[str, str], weights: dict[str, Tensor]) -> 
     if recipe is None:
         raise ValueError(
             f"into must be a VAE to take the weights of {path}, got None: its networks were not "
-            "made by a builder, so they cannot be made again from the file"
+            "made by a builder, or a law has no name, so they cannot be made again from the file"
         )
-    likelihood = LIKELIHOODS[recipe.pop("likelihood")](**recipe.pop("options"))
+    builder = recipe.pop("builder")
+    check_one_of("builder", builder, BUILDERS)
+    prior_dim = recipe.get("latent_dims", [recipe.get("latent_dim")])[-1]
+    laws = {kind: _law(kind, recipe.pop(kind), prior_dim) for kind in LAWS if kind in recipe}
     dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
-    return mlp(**recipe, likelihood=likelihood, dtype=dtype)
+    return BUILDERS[builder](**recipe, **laws, dtype=dtype)
+
+
+def _law(kind: str, saved: tuple[str, dict[str, Any]], prior_dim: int) -> Law:
+    name, options = saved
+    check_one_of(kind, name, LAWS[kind])
+    sizes = [prior_dim] if kind == "prior" else []
+    return LAWS[kind][name](*sizes, **options)

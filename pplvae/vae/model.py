@@ -75,7 +75,7 @@ class VAE(nn.Module):
         like = next(itertools.chain(decoder.parameters(), encoder.parameters()), torch.empty(0))
         self.likelihood = as_likelihood(likelihood).to(like)
         self.prior = as_prior(prior, self.latent_dim).to(like)
-        self.posterior = as_posterior(posterior).to(like)
+        self.posterior = as_posterior(posterior, self.latent_dim).to(like)
         self.prior.attach(self.q)
         self.recipe: dict[str, Any] | None = None
 
@@ -109,8 +109,13 @@ class VAE(nn.Module):
     def joint(self, x: Tensor, num_points: int | None = None) -> None:
         """Run the model without telling Pyro's parameter store of the networks: quicker."""
         with _points(x, num_points):
-            output = self.decoder(self.draw_latent())
-            pyro.sample("x", self.likelihood(output), obs=x)
+            law = self.p(self.draw_latent())
+            if law.event_shape != x.shape[-1:]:
+                raise ValueError(
+                    f"x must have {tuple(law.event_shape)} numbers a point, as the decoder's law, "
+                    f"got {tuple(x.shape[-1:])}"
+                )
+            pyro.sample("x", law, obs=x)
 
     def recognition(self, x: Tensor, num_points: int | None = None) -> None:
         """Run the guide without telling Pyro's parameter store of the networks."""

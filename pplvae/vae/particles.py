@@ -17,6 +17,7 @@ from operator import add
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -99,7 +100,10 @@ def log_guide(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> Tensor:
 
 
 def _log_prob(site: Any) -> Tensor:
-    return site["fn"].log_prob(site["value"])
+    law, value = site["fn"], site["value"]
+    if hasattr(law, "log_prob_slowly") and not torch.is_grad_enabled():
+        return law.log_prob_slowly(value)
+    return law.log_prob(value)
 
 
 def _run(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> dict[str, Any]:

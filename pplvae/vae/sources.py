@@ -17,15 +17,21 @@ from pplvae.validation import Array
 
 Data: TypeAlias = Array | Iterable[Any]
 MOST = 10_000  # points of a file or a loader on which a bound is reported
+BLOCK = 1000  # rows of a file that are looked at together
 
 
 class Source:
-    """Points of a VAE. A subclass says how they are dealt."""
+    """Points of a VAE. A subclass says how they are dealt.
 
-    has_rows = True  # whether a point can be asked for by its number
+    Args:
+        vae: The VAE.
+        name: What the caller calls the points, for the error messages.
+    """
 
-    def __init__(self, vae: VAE) -> None:
-        self.vae = vae
+    has_rows = True  # whether there is a number of points, and one can be asked for by its own
+
+    def __init__(self, vae: VAE, name: str) -> None:
+        self.vae, self.name = vae, name
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -34,7 +40,7 @@ class Source:
         """Return what deals the points for training."""
         raise NotImplementedError
 
-    def blocks(self) -> Iterable[Tensor]:
+    def blocks(self, batch_size: int) -> Iterable[Tensor]:
         """Return all points in order, as they are dealt."""
         raise NotImplementedError
 
@@ -46,14 +52,14 @@ class Source:
         """Return the points of these numbers."""
         raise NotImplementedError
 
-    def walk(self) -> Iterator[Tensor]:
-        """Yield all points once, in order, in blocks."""
-        return map(self.ready, self.blocks())
+    def walk(self, batch_size: int) -> Iterator[Tensor]:
+        """Yield all points once, in order, so many at a time; a loader's in its own batches."""
+        return map(self.ready, self.blocks(batch_size))
 
     def some(self) -> Tensor:
         """Return points to report a bound on: all that are in memory, else the first 10,000."""
         found, size = list[Tensor](), 0
-        for block in self.walk():
+        for block in self.walk(BLOCK):
             found.append(block)
             size += len(block)
             if size >= MOST:
@@ -64,8 +70,8 @@ class Source:
 class Memory(Source):
     """Points in a tensor, checked once."""
 
-    def __init__(self, vae: VAE, x: Tensor) -> None:
-        super().__init__(vae)
+    def __init__(self, vae: VAE, name: str, x: Tensor) -> None:
+        super().__init__(vae, name)
         self.x = x
 
     def __len__(self) -> int:
@@ -73,11 +79,11 @@ class Memory(Source):
 
     def batches(self, batch_size: int) -> Batches:
         """Return random minibatches."""
-        return minibatches(self.x, batch_size=min(batch_size, len(self.x)))
+        return minibatches(self.x, batch_size=batch_size)
 
-    def blocks(self) -> Iterable[Tensor]:
+    def blocks(self, batch_size: int) -> Iterable[Tensor]:
         """Return blocks of rows."""
-        return self.x.split(1000)
+        return self.x.split(batch_size)
 
     def ready(self, batch: Tensor) -> Tensor:
         """Return the batch itself."""
@@ -85,7 +91,7 @@ class Memory(Source):
 
     def subset(self, rows: Tensor) -> Source:
         """Return the points of these numbers."""
-        return Memory(self.vae, self.x[rows.to(self.x.device)])
+        return Memory(self.vae, self.name, self.x[rows.to(self.x.device)])
 
     def some(self) -> Tensor:
         """Return all points."""
@@ -95,8 +101,8 @@ class Memory(Source):
 class File(Source):
     """Rows of a memory map; what is dealt are their numbers."""
 
-    def __init__(self, vae: VAE, array: np.ndarray, rows: Tensor) -> None:
-        super().__init__(vae)
+    def __init__(self, vae: VAE, name: str, array: np.ndarray, rows: Tensor) -> None:
+        super().__init__(vae, name)
         self.array, self.rows = array, rows
 
     def __len__(self) -> int:
@@ -104,19 +110,19 @@ class File(Source):
 
     def batches(self, batch_size: int) -> Batches:
         """Return random minibatches of row numbers."""
-        return minibatches(self.rows, batch_size=min(batch_size, len(self.rows)))
+        return minibatches(self.rows, batch_size=batch_size)
 
-    def blocks(self) -> Iterable[Tensor]:
+    def blocks(self, batch_size: int) -> Iterable[Tensor]:
         """Return blocks of row numbers."""
-        return self.rows.split(1000)
+        return self.rows.split(batch_size)
 
     def ready(self, batch: Tensor) -> Tensor:
         """Return the rows, read from the file."""
-        return self.vae.points(take(self.array, batch).flatten(1))
+        return _points(self.vae, _flat(take(self.array, batch)), self.name)
 
     def subset(self, rows: Tensor) -> Source:
         """Return the points of these numbers."""
-        return File(self.vae, self.array, self.rows[rows])
+        return File(self.vae, self.name, self.array, self.rows[rows])
 
 
 class Loader(Source):
@@ -124,23 +130,21 @@ class Loader(Source):
 
     has_rows = False
 
-    def __init__(self, vae: VAE, loader: Iterable[Any]) -> None:
-        super().__init__(vae)
-        self.deal = from_loader(loader)
+    def __init__(self, vae: VAE, name: str, loader: Iterable[Any]) -> None:
+        super().__init__(vae, name)
+        self.deal = from_loader(loader, name=name)
 
     def batches(self, batch_size: int) -> Batches:
         """Return the loader's own batches."""
         return self.deal
 
-    def blocks(self) -> Iterable[Tensor]:
+    def blocks(self, batch_size: int) -> Iterable[Tensor]:
         """Return the loader's own batches."""
         return (batch for (batch,) in self.deal(torch.default_generator))
 
     def ready(self, batch: Tensor) -> Tensor:
-        """Return the batch, each of its points flattened."""
-        x = self.vae.points(batch.flatten(1))
-        self.vae.likelihood.check(x)
-        return x
+        """Return the batch, checked."""
+        return _checked(self.vae, _flat(batch), self.name)
 
 
 def as_source(vae: VAE, data: Data, name: str = "x") -> Source:
@@ -151,12 +155,31 @@ def as_source(vae: VAE, data: Data, name: str = "x") -> Source:
             have produced them.
     """
     if isinstance(data, np.memmap):
-        source = File(vae, data, torch.arange(len(data)))
-        for block in source.walk():
+        source = File(vae, name, data, torch.arange(len(data)))
+        for block in source.walk(BLOCK):
             vae.likelihood.check(block)
         return source
     if isinstance(data, Tensor | np.ndarray | list | tuple):
-        x = vae.points(data, name=name)  # type: ignore[arg-type]
-        vae.likelihood.check(x)
-        return Memory(vae, x)
-    return Loader(vae, data)
+        return Memory(vae, name, _checked(vae, data, name))  # type: ignore[arg-type]
+    return Loader(vae, name, data)
+
+
+def _checked(vae: VAE, x: Array, name: str) -> Tensor:
+    """Return points that the likelihood can have produced."""
+    points = _points(vae, x, name)
+    vae.likelihood.check(points)
+    return points
+
+
+def _points(vae: VAE, x: Array, name: str) -> Tensor:
+    """Return points, shape (B, D), of the VAE's dtype on its device."""
+    points = vae.points(x, name=name)
+    width, wanted = points.shape[1], (vae.recipe or {}).get("data_dim", points.shape[1])
+    if width != wanted:
+        raise ValueError(f"{name} must have {wanted} columns, got {width}")
+    return points
+
+
+def _flat(batch: Tensor) -> Tensor:
+    """Return images, shape (B, …), as points, shape (B, D)."""
+    return batch.flatten(1) if batch.dim() > 2 else batch

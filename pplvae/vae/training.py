@@ -11,14 +11,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
 
-from pplvae import distributed, randomness
+from pplvae import randomness
 from pplvae.infer.gradients import checked_once
 from pplvae.logs import Callback
-from pplvae.optimize import History, Schedule, checkpoint_seed, constant, minimize
+from pplvae.optimize import (
+    History,
+    Schedule,
+    checkpoint_seed,
+    common_seed,
+    constant,
+    minimize,
+)
 from pplvae.vae import bounds
 from pplvae.vae.model import VAE, evaluating, in_mode
 from pplvae.vae.objectives import Objective, as_objective
@@ -36,8 +44,8 @@ class VAEFit:
         vae: The VAE itself, the one that was given.
         elbo: Its bound on the held-out points, in nats per point; on the training points where
             none were held out (at most 10,000 of a file or a loader).
-        history: −objective after each epoch, in nats per point; `validation` is the true bound,
-            without weights, on the held-out points.
+        history: `losses` are −objective in each epoch, `validation` the negative of the true
+            bound, without weights, on the held-out points after it, in nats per point.
         held_out: Row numbers of the points that were not trained on, shape (H,); empty where
             these were given apart.
     """
@@ -49,7 +57,10 @@ class VAEFit:
 
     @property
     def elbos(self) -> list[float]:
-        """The ELBO of the training points in each epoch, in nats per point, without weights."""
+        """The ELBO of the training points in each epoch, in nats per point, without weights.
+
+        As training meets it: with dropout and the like, while the weights change.
+        """
         return self.history.monitored.get("elbo", [-loss for loss in self.history.losses])
 
 
@@ -81,7 +92,8 @@ def fit(
         vae: The VAE.
         x: Points, shape (N, D); a memory map of such rows, of which a batch at a time is read; or
             a loader that gives batches, (B, D) or images, alone or first in a tuple. Several
-            processes share rows out themselves; each gives a loader of its own share.
+            processes share rows out themselves; each gives a loader of its own share, of as many
+            batches as the others'. See `optimize.from_loader`.
         objective: What to climb: "elbo", "iwae", or an `ELBO(...)` or `IWAE(...)`.
         num_epochs: Most passes over the data.
         batch_size: Points in a batch; a loader has its own.
@@ -106,67 +118,85 @@ def fit(
     """
     check_whole("num_epochs", num_epochs, 1)
     check_whole("batch_size", batch_size, 1)
-    objective = as_objective(objective)
-    if seed is None and checkpoint is not None:
-        seed = checkpoint_seed(checkpoint)
-    source = as_source(vae, x)
-    # All processes must hold out the same points.
-    start = torch.tensor(randomness.resolve(seed), device=next(vae.parameters()).device)
-    seed = int(distributed.from_first(start))
+    objective, source = as_objective(objective), as_source(vae, x)
+    seed = _seed(vae, seed, checkpoint)
     train, judge, held_out = _parts(source, validation, seed)
-    trained, judged = _Loss(vae, objective), _Loss(vae, objective.judged())
-
-    def loss(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        value, bound = trained(train.ready(batch))
-        return value, {"elbo": bound} if trained.says_more else {}
-
-    def validate() -> Tensor:
-        assert judge is not None
-        with evaluating(vae):
-            parts = [(judged(batch)[0] * len(batch), len(batch)) for batch in judge.walk()]
-        values, sizes = zip(*parts, strict=True)
-        return torch.stack(values).sum() / sum(sizes)
-
+    loss = _Loss(vae, objective, train)
+    validate = None if judge is None else _Judge(vae, objective.judged(), judge, batch_size)
     with pyro.get_param_store().scope(), in_mode(vae, training=True):
         history = minimize(
             loss,
-            [parameter for parameter in vae.parameters() if parameter.requires_grad],
+            vae.parameters(),
             train.batches(batch_size),
             num_epochs=num_epochs,
             learning_rate=learning_rate,
             eps=eps,
             schedule=schedule,
             clip_norm=clip_norm,
-            validate=None if judge is None else validate,
+            validate=validate,
             patience=None if judge is None else patience,
             buffers=vae.buffers(),
-            before_step=trained.set_progress,
+            before_step=loss.set_progress,
             callbacks=callbacks,
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
             seed=seed,
             progress=progress,
             description="training the VAE",
-            shown="−objective" if trained.says_more else "−ELBO",
+            shown="−objective" if loss.says_more else "−ELBO",
         )
-    points = (source if judge is None else judge).some()
-    return VAEFit(vae, bounds.elbo(vae, points, seed=seed), history, held_out)
+    return VAEFit(vae, _reached(source if judge is None else judge, seed), history, held_out)
 
 
 class _Loss:
-    """−objective and the ELBO of a batch, both the mean over its points, in nats."""
+    """−objective of a batch, the mean over its points, in nats; the ELBO too where it is not."""
 
-    def __init__(self, vae: VAE, objective: Objective) -> None:
-        self.vae, self.progress = vae, 0.0
+    def __init__(self, vae: VAE, objective: Objective, source: Source) -> None:
+        self.vae, self.source, self.progress = vae, source, 0.0
         self.estimate = checked_once(lambda x: objective.estimate(vae, x, self.progress))
         self.says_more = not objective.is_elbo
 
     def set_progress(self, progress: float) -> None:
         self.progress = progress
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        x = self.source.ready(batch)
         loss, bound = self.estimate(self.vae.likelihood.prepare(x))
-        return loss / len(x), bound / len(x)
+        return loss / len(x), {"elbo": bound / len(x)} if self.says_more else {}
+
+
+class _Judge:
+    """−bound of held-out points, the mean over all, in nats."""
+
+    def __init__(self, vae: VAE, bound: Objective, source: Source, batch_size: int) -> None:
+        self.vae, self.source, self.batch_size = vae, source, batch_size
+        self.loss = checked_once(lambda x: bound(vae, x))
+
+    def __call__(self) -> Tensor:
+        with evaluating(self.vae):
+            # What fits into memory with its gradient fits without it.
+            parts = [self._of(batch) for batch in self.source.walk(self.batch_size)]
+        if not parts:
+            raise ValueError("validation must hold at least 1 batch, got 0")
+        losses, sizes = zip(*parts, strict=True)
+        return torch.stack(losses).sum() / sum(sizes)
+
+    def _of(self, x: Tensor) -> tuple[Tensor, int]:
+        return self.loss(self.vae.likelihood.prepare(x)), len(x)
+
+
+def _reached(source: Source, seed: int) -> bounds.Elbo:
+    """Return the ELBO of a source's points."""
+    with randomness.scope(seed):  # a loader draws
+        points = source.some()
+    return bounds.elbo(source.vae, points, seed=seed)
+
+
+def _seed(vae: VAE, seed: int | None, checkpoint: str | os.PathLike[str] | None) -> int:
+    """Return the seed of the run: all processes must hold out the same points."""
+    if seed is None and checkpoint is not None:
+        seed = checkpoint_seed(checkpoint)
+    return common_seed(seed, next(vae.parameters(), torch.empty(0)).device)
 
 
 def _parts(
@@ -176,8 +206,9 @@ def _parts(
     none = torch.empty(0, dtype=torch.int64)
     if validation is None:
         validation = HELD_OUT if source.has_rows else 0.0
-    if not isinstance(validation, int | float):
+    if not isinstance(validation, int | float | np.floating):
         return source, as_source(source.vae, validation, name="validation"), none
+    validation = float(validation)
     check_in_range("validation", validation, 0.0, 0.9)
     if validation and not source.has_rows:
         raise ValueError(f"validation must be data for a loader, got the fraction {validation}")

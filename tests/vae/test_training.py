@@ -1,4 +1,12 @@
+"""Training a VAE. Run as a script, this file trains one slowly and waits to be killed."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -6,10 +14,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from pplvae import data, vae
-from pplvae.optimize import checkpoint_seed
-from pplvae.vae import VAE
+from pplvae.logs import Epoch
+from pplvae.optimize import checkpoint_seed, cosine, warmup
+from pplvae.randomness import generator
+from pplvae.vae import ELBO, IWAE, VAE, VAEFit, particles
+from pplvae.vae.model import evaluating
 
 
 @pytest.fixture
@@ -63,33 +75,262 @@ def test_the_same_seed_trains_to_the_same_weights(x: Tensor) -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(x: Tensor, tmp_path: Path) -> None:
-    whole, parts = small(), small()
-    vae.fit(whole, x, num_epochs=6, seed=1, progress=False)
+# --- interrupted and resumed -----------------------------------------------------------------
 
-    class Interrupted(Exception):
-        pass
+OBJECTIVES = {"elbo": ELBO(kl_weight=warmup(0.5)), "iwae": IWAE(3)}
+PATIENCE, SEED = 4, 9  # by which the runs stop early, after 12 to 15 of 20 epochs
+EVERY_WAY = [(way, name) for way in ("memory", "file", "loader") for name in OBJECTIVES]
 
-    calls = 0
 
-    def interrupting(batch: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 11:
-            raise Interrupted
-        return batch
+def grey(num_points: int = 130) -> Tensor:
+    """Grey points with a latent cause, which are binarized anew each time they are seen."""
+    draws = generator(0)
+    cause = torch.rand(num_points, 1, generator=draws, dtype=torch.float64).round()
+    noise = torch.rand(num_points, 8, generator=draws, dtype=torch.float64)
+    return 0.1 + 0.7 * cause + 0.1 * noise
 
-    parts.likelihood.prepare = interrupting  # type: ignore[method-assign]
-    checkpoint = tmp_path / "run.ckpt"
-    options = {"num_epochs": 6, "seed": 1, "checkpoint": checkpoint, "progress": False}
-    with pytest.raises(Interrupted):
-        vae.fit(parts, x, checkpoint_seconds=0.0, **options)  # type: ignore[arg-type]
-    assert checkpoint.exists()
-    again = small(seed=9)
-    vae.fit(again, x, **options)  # type: ignore[arg-type]
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True)
+
+def shaky() -> VAE:
+    """A VAE that draws in training, by dropout, and keeps averages, by batch norm."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(
+        nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.2), nn.Linear(12, 4)
     )
+    decoder = nn.Sequential(nn.Linear(2, 12), nn.Tanh(), nn.Dropout(0.1), nn.Linear(12, 8))
+    return VAE(encoder, decoder, vae.Bernoulli("dynamic"), latent_dim=2).double()
+
+
+def train(model: VAE, way: str, objective: str, folder: Path, **options: Any) -> VAEFit:
+    """Train with all that has a state."""
+    x, held_out = grey().split([100, 30])
+    given: Any = x
+    if way == "file":
+        np.save(folder / "x.npy", x.numpy())
+        given = np.load(folder / "x.npy", mmap_mode="r")
+    if way == "loader":
+        given = DataLoader(TensorDataset(x), batch_size=30, shuffle=True)
+    return vae.fit(
+        model, given, objective=OBJECTIVES[objective], num_epochs=20, batch_size=30,
+        learning_rate=0.05, schedule=cosine, clip_norm=5.0, validation=held_out, patience=PATIENCE,
+        checkpoint=folder / "run", checkpoint_seconds=0.0, seed=SEED, progress=False, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], VAEFit]:
+    """A run from start to end, trained once."""
+    found: dict[tuple[str, str], VAEFit] = {}
+
+    def run(way: str, objective: str) -> VAEFit:
+        if (way, objective) not in found:
+            folder = tmp_path_factory.mktemp(f"{way}-{objective}")
+            found[way, objective] = train(shaky(), way, objective, folder)
+        return found[way, objective]
+
+    return run
+
+
+def assert_same(resumed: VAEFit, whole: VAEFit) -> None:
+    """Assert that two runs are one, bit for bit."""
+    ours, theirs = (fit.vae.state_dict() for fit in (resumed, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.history == whole.history
+    assert resumed.elbo.per_point.equal(whole.elbo.per_point)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("way", "objective"), EVERY_WAY)
+def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(
+    way: str,
+    objective: str,
+    tmp_path: Path,
+    uninterrupted: Callable[[str, str], VAEFit],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = uninterrupted(way, objective)
+    assert whole.history.stopped_early
+    assert 0 < whole.history.best_epoch < len(whole.history.losses) - 1
+    # In the middle of an epoch, of the validation, between the two; in a fresh process each time,
+    # as far as the VAE knows.
+    prepare, goes = vae.Bernoulli.prepare, [1, 2, 4, 5, 6, 9, 13]
+    left = iter([*goes, 10**9])
+    while True:
+        calls, most = iter(range(10**9)), next(left)
+
+        def interrupting(
+            self: vae.Bernoulli, x: Tensor, calls: Any = calls, most: int = most
+        ) -> Tensor:
+            if next(calls) == most:
+                raise Interrupted
+            return prepare(self, x)
+
+        monkeypatch.setattr(vae.Bernoulli, "prepare", interrupting)
+        try:
+            resumed = train(shaky(), way, objective, tmp_path)
+            break
+        except Interrupted:
+            assert most in goes
+    assert most == 10**9
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("way", "objective"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY_WAY[:-1]), EVERY_WAY[-1]],
+)
+def test_a_run_killed_at_a_random_moment_equals_an_uninterrupted_one(
+    way: str, objective: str, tmp_path: Path, uninterrupted: Callable[[str, str], VAEFit]
+) -> None:
+    whole = uninterrupted(way, objective)
+    path = tmp_path / "run"
+    moment = random.SystemRandom().randrange(1, whole.history.num_steps - 8)
+    command = [sys.executable, __file__, way, objective, str(tmp_path)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 120
+        while not path.exists() or torch.load(path, weights_only=True)["num_steps"] < moment:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(random.SystemRandom().random() / 50)
+        process.kill()  # SIGKILL: nothing of the process runs after it
+    num_steps = torch.load(path, weights_only=True)["num_steps"]
+    assert num_steps < whole.history.num_steps
+    model = shaky()
+    with torch.no_grad():  # where it starts must not matter
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    assert_same(train(model, way, objective, tmp_path), whole)
+
+
+# --- what else is watched --------------------------------------------------------------------
+
+
+def single_draws(model: VAE, x: Tensor, num_samples: int = 400) -> Tensor:
+    """Return log w of many single draws, shape (S, N), its mean the ELBO."""
+    with torch.no_grad(), evaluating(model):
+        return particles.draw(model, x, num_samples).log_weight
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ELBO(kl_weight=0.1), ELBO(kl_weight=warmup(1.0), kl="analytic"), ELBO(free_bits=2.0),
+     IWAE(5), IWAE(5, gradient="dreg")],
+)  # fmt: skip
+def test_the_true_elbo_stands_beside_any_other_objective(
+    objective: vae.Objective, x: Tensor
+) -> None:
+    model = small()
+    with torch.no_grad():  # a code with a price: means further from zero
+        weight, _ = list(model.encoder.parameters())[-2:]
+        weight[:2].mul_(6.0)
+    fit = vae.fit(
+        model, x, objective=objective, num_epochs=6, learning_rate=1e-15, validation=0.0, seed=0,
+        progress=False,
+    )  # fmt: skip
+    draws = single_draws(model, x)
+    elbo, spread = draws.mean().item(), draws.std().item()
+    # Each of the 6 epochs has at least one draw of each of 300 points; four standard errors.
+    tolerance = 4 * spread / (6 * len(x)) ** 0.5
+    assert sum(fit.elbos) / 6 == pytest.approx(elbo, abs=tolerance)
+    assert fit.elbo.value == pytest.approx(elbo, abs=4 * spread / (10 * len(x)) ** 0.5)
+    # The objective itself is another number.
+    assert abs(-sum(fit.history.losses) / 6 - elbo) > 2 * tolerance
+
+
+def test_where_the_elbo_is_trained_it_is_not_said_twice(x: Tensor) -> None:
+    for objective in ("elbo", ELBO(gradient="stl"), ELBO(gradient="baseline")):
+        fit = vae.fit(small(), x, objective=objective, num_epochs=2, seed=0, progress=False)
+        assert fit.history.monitored == {}
+        assert fit.elbos == [-loss for loss in fit.history.losses]
+
+
+def test_the_true_bound_chooses_the_weights(x: Tensor) -> None:
+    """Without a price on the code the objective rises on, while the bound falls."""
+    model, held_out, seen = small(), x[:100], []
+    judged: list[tuple[float, float]] = []
+
+    def watch(epoch: Epoch) -> None:
+        seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        draws = single_draws(model, held_out)
+        judged.append((draws.mean().item(), (draws.var(0).mean() / 100).sqrt().item()))
+
+    fit = vae.fit(
+        model, x[100:], objective=ELBO(kl_weight=0.0), num_epochs=15, learning_rate=0.02,
+        validation=held_out, patience=None, seed=0, callbacks=[watch], progress=False,
+    )  # fmt: skip
+    history = fit.history
+    for found, (bound, error) in zip(history.validation, judged, strict=True):
+        assert -found == pytest.approx(bound, abs=5 * error)  # of one draw for each point
+    best = history.best_epoch
+    assert best == min(range(15), key=history.validation.__getitem__) < 10
+    assert history.losses[-1] < history.losses[best] - 0.3
+    assert judged[best][0] > judged[-1][0] + 2.0
+    assert all(torch.equal(w, seen[best][name]) for name, w in model.state_dict().items())
+
+
+def test_held_out_points_count_alike_in_whatever_batches(x: Tensor) -> None:
+    class Uneven:
+        """One odd point alone, then 99 others."""
+
+        def __iter__(self) -> Any:
+            return iter([torch.tensor([[1.0, 0.0] * 4]), x[:99]])
+
+    model = small()
+    fit = vae.fit(model, x, num_epochs=1, learning_rate=1e-15, validation=Uneven(), seed=0,
+                  progress=False)  # fmt: skip
+    held_out = torch.cat(list(Uneven()))
+    draws = single_draws(model, held_out)
+    tolerance = 4 * (draws.std(0).square().mean() / 100).sqrt().item()
+    assert -fit.history.validation[0] == pytest.approx(draws.mean().item(), abs=tolerance)
+    # Batches that counted alike would give another number.
+    assert abs((draws[:, 0].mean() + draws[:, 1:].mean()) / 2 - draws.mean()) > 2 * tolerance
+    assert fit.elbo.per_point.shape == (100,)
+
+
+@pytest.mark.parametrize("shuffled", ["x", "validation"])
+def test_a_loader_leaves_the_global_generators_alone(shuffled: str, x: Tensor) -> None:
+    loader = DataLoader(TensorDataset(x), batch_size=100, shuffle=True)
+    given: dict[str, Any] = {"x": x, "validation": 0.0} | {shuffled: loader}
+    before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    fits = [vae.fit(small(), num_epochs=2, seed=0, progress=False, **given) for _ in range(2)]
+    assert before[0].equal(torch.get_rng_state())
+    assert before[1:] == (random.getstate(), str(np.random.get_state()))  # noqa: NPY002
+    assert fits[0].history == fits[1].history
+    assert fits[0].elbo.value == fits[1].elbo.value
+
+
+def test_a_callback_ends_the_training_and_the_best_weights_come_back(x: Tensor) -> None:
+    model, seen = small(), []
+
+    def watch(epoch: Epoch) -> bool:
+        assert epoch.monitored.keys() == {"elbo"}
+        seen.append([parameter.detach().clone() for parameter in model.parameters()])
+        return epoch.number == 3
+
+    fit = vae.fit(model, x, objective="iwae", learning_rate=0.3, seed=0, callbacks=[watch],
+                  progress=False)  # fmt: skip
+    assert (len(seen), fit.history.stopped_early) == (4, True)
+    best = seen[fit.history.best_epoch]
+    assert all(p.equal(expected) for p, expected in zip(model.parameters(), best, strict=True))
+
+
+def test_the_bar_shows_the_bound_beside_the_objective(
+    x: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wait(epoch: Epoch) -> None:
+        time.sleep(0.11)  # the bar moves ten times a second at most
+
+    vae.fit(small(), x, objective=ELBO(kl_weight=0.5), num_epochs=2, seed=0, callbacks=[wait])
+    captured = capsys.readouterr()
+    assert "training the VAE" in captured.err
+    assert "objective -" in captured.err
+    assert ", elbo -" in captured.err
+    assert ", held out -" in captured.err
+
+
+# --- files -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -242,3 +483,16 @@ def test_reaches_the_reference_bound_on_digits() -> None:
     assert vae.bounds.elbo(model, test, num_samples=50, seed=0).value == pytest.approx(
         -23.15, abs=0.6
     )
+
+
+if __name__ == "__main__":
+    quick = vae.Bernoulli.prepare
+
+    def slowly(self: vae.Bernoulli, x: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return quick(self, x)
+
+    vae.Bernoulli.prepare = slowly  # type: ignore[method-assign]
+    torch.set_default_dtype(torch.float64)
+    train(shaky(), sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    time.sleep(60)

@@ -1,4 +1,4 @@
-"""Feed-forward networks.
+"""Networks whose layers see all of their input.
 
 h_0 = x,   h_i = activation(W_i h_{i-1} + b_i),   output = W h_last + b
 """
@@ -6,7 +6,8 @@ h_0 = x,   h_i = activation(W_i h_{i-1} + b_i),   output = W h_last + b
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pplvae.validation import check_one_of, check_whole
 
@@ -42,3 +43,19 @@ def mlp(
     for fan_in, fan_out in pairwise(dims[:-1]):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1]))
+
+
+class Squash(nn.Module):
+    """The first numbers through a sigmoid, into (0, 1); the others as they are.
+
+    Args:
+        size: How many are the first.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the numbers, shape (…, M), squashed."""
+        return torch.cat([x[..., : self.size].sigmoid(), x[..., self.size :]], dim=-1)

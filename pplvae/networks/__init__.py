@@ -1,0 +1,10 @@
+"""Feed-forward networks on rows of numbers: dense ones, and convolutional ones for images."""
+
+from pplvae.networks.convolution import conv_decoder, conv_encoder, output_size
+from pplvae.networks.dense import ACTIVATIONS, Squash, mlp
+from pplvae.networks.layers import Layer, Summary, summary
+
+__all__ = [
+    "ACTIVATIONS", "Layer", "Squash", "Summary", "conv_decoder", "conv_encoder", "mlp",
+    "output_size", "summary",
+]  # fmt: skip
