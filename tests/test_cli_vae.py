@@ -124,22 +124,25 @@ def test_a_run_goes_on_from_its_checkpoint(
     flags += ["--checkpoint", str(tmp_path / "state")]
     write = logs.csv
 
-    def pulled(path: Path) -> logs.Callback:
-        """The plug, in the third epoch."""
+    seen = list[int]()
+
+    def watched(path: Path) -> logs.Callback:
+        """The table, until the plug is pulled in the third epoch of the first run."""
 
         def callback(epoch: logs.Epoch) -> object:
-            if epoch.number == 2:
+            seen.append(epoch.number)
+            if seen == [0, 1, 2]:
                 raise OSError("no current")
             return write(path)(epoch)
 
         return callback
 
-    with monkeypatch.context() as patched:
-        patched.setattr(logs, "csv", pulled)
-        done = run(app, ["vae", "train", "digits", "--out", str(tmp_path / "two"), *QUICK, *flags])
-        assert done.stderr == "pplvae: no current\n"
+    monkeypatch.setattr(logs, "csv", watched)
+    done = run(app, ["vae", "train", "digits", "--out", str(tmp_path / "two"), *QUICK, *flags])
+    assert done.stderr == "pplvae: no current\n"
     assert not (tmp_path / "two" / "vae.safetensors").exists()
     train(tmp_path / "two", *flags)
+    assert 0 not in seen[3:], "it goes on and does not start again"
     one, two = (vae.load(tmp_path / name / "vae.safetensors") for name in ("whole", "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(a, b)

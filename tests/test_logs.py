@@ -3,7 +3,6 @@
 import builtins
 import csv
 import itertools
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from pplvae import logs
 from pplvae.logs import Epoch
 from pplvae.optimize import History, minibatches, minimize
+
+Curves = Callable[[Path], dict[str, list[tuple[int, float]]]]
 
 
 def epoch(number: int, **other: Any) -> Epoch:
@@ -185,7 +186,7 @@ def test_says_what_tensorboard_needs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def curves() -> Callable[[Path], dict[str, list[tuple[int, float]]]]:
+def curves() -> Curves:
     """A reader of TensorBoard's files: by name, the epochs and values."""
     module = "tensorboard.backend.event_processing.event_accumulator"
     accumulator = pytest.importorskip(module, reason="needs the package tensorboard")
@@ -199,21 +200,31 @@ def curves() -> Callable[[Path], dict[str, list[tuple[int, float]]]]:
     return read
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_shows_each_epoch_also_over_a_resume(
-    curves: Callable[[Path], dict[str, list[tuple[int, float]]]], tmp_path: Path
+def test_tensorboard_shows_what_is_watched_after_each_epoch(
+    curves: Curves, tmp_path: Path
 ) -> None:
-    folder, checkpoint = tmp_path / "events", tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(7, callbacks=[logs.tensorboard(folder)], checkpoint=checkpoint)
-    assert [step for step, _ in curves(folder)["loss"]] == [0, 1]
-    history = train(callbacks=[logs.tensorboard(folder)], checkpoint=checkpoint)
-    found = curves(folder)
+    seen = []
+    history = train(
+        callbacks=[
+            logs.tensorboard(tmp_path),
+            lambda epoch: seen.append([step for step, _ in curves(tmp_path)["loss"]]),
+        ]
+    )
+    assert seen == [list(range(number + 1)) for number in range(5)]
+    found = curves(tmp_path)
     assert set(found) == {"loss", "validation", "bias", "learning_rate", "seconds"}
     for name, expected in [("loss", history.losses), ("bias", history.monitored["bias"])]:
-        assert [step for step, _ in found[name]] == [0, 1, 2, 3, 4]
         # TensorBoard keeps single precision.
-        assert all(
-            math.isclose(value, e, rel_tol=1e-6)
-            for (_, value), e in zip(found[name], expected, strict=True)
-        )
+        assert [value for _, value in found[name]] == pytest.approx(expected, rel=1e-6)
+
+
+def test_tensorboard_forgets_the_epochs_that_are_trained_again(
+    curves: Curves, tmp_path: Path
+) -> None:
+    first = logs.tensorboard(tmp_path)
+    for number in range(4):
+        first(epoch(number))
+    again = logs.tensorboard(tmp_path)
+    for number in (2, 3):
+        again(epoch(number, loss=7.0))
+    assert curves(tmp_path)["loss"] == [(0, 1.5), (1, 0.75), (2, 7.0), (3, 7.0)]

@@ -52,8 +52,9 @@ def latent_dimensions(kl_per_dimension: Array, active: Array, ax: "Axes | None" 
     place = np.arange(1, len(kl) + 1)
     for chosen, color, name in [(used, "blue", "active"), (~used, "grey", "inactive")]:
         here = chosen[order]
-        ax.bar(place[here], kl[order][here], color=COLORS[color],
-               label=f"{int(here.sum())} {name}")  # fmt: skip
+        if here.any():
+            ax.bar(place[here], kl[order][here], color=COLORS[color],
+                   label=f"{int(here.sum())} {name}")  # fmt: skip
     ax.set(xlabel="latent dimension, by KL", ylabel="KL in nats", xlim=(0.4, len(kl) + 0.6))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)

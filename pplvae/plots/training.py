@@ -67,7 +67,8 @@ def training(
 
 def _cut(ax: "Axes", curves: list[np.ndarray]) -> None:
     """Let the first epochs fall off the picture: what matters is where the curves settle."""
-    bottom = min(np.nanquantile(values, 0.03) for values in curves)
+    share = min(0.25, max(0.03, 1 / max(1, len(curves[0]) - 1)))
+    bottom = min(np.nanquantile(values, share) for values in curves)
     top = max(np.nanmax(values) for values in curves)
     if top > bottom:
         ax.set_ylim(bottom - 0.02 * (top - bottom), top + 0.08 * (top - bottom))

@@ -12,6 +12,7 @@ from pplvae.vae import Diagnosis
 TITLE = "Which latent variables explain them?"
 LEAST_LATENT, MOST_LATENT = 2, 64
 MOST_AXES = 6  # swept in the picture
+UNIT = (0.0, 1.0)  # the values of the pixels studied
 
 Judged: TypeAlias = tuple[vae.VAEFit, Diagnosis]
 
@@ -159,7 +160,8 @@ def _figures(study: Study, x: Tensor, fits: list[Judged]) -> list[Figure]:
     else:
         pictures += _table_figures(study, fit)
     chosen = study.some(5000)
-    ax = plots.points(flat.vae.encode(x[chosen]).cpu(), _few_labels(study, chosen))
+    labels = _few_labels(study, chosen)
+    ax = plots.points(flat.vae.encode(x[chosen]).cpu(), labels, centers=labels is not None)
     ax.set(xlabel=r"latent variable $z_1$", ylabel=r"latent variable $z_2$")
     caption = "The data in the plane of a VAE with two latent variables."
     terms = judged.terms
@@ -177,14 +179,14 @@ def _image_figures(study: Study, x: Tensor, fits: list[Judged]) -> list[Figure]:
     (fit, judged), (flat, _) = fits[0], fits[-1]
     shape = study.dataset.shape
     shown = x[fit.held_out[:16]] if len(fit.held_out) else x[:16]
-    pairs = plots.pairs(shown, fit.vae.reconstruct(shown).cpu(), shape)
+    pairs = plots.pairs(shown, fit.vae.reconstruct(shown).cpu(), shape, limits=UNIT)
     samples = fit.vae.sample(48, noise=False, seed=study.seed).cpu()
-    mosaic = plots.mosaic(samples, shape, columns=16)
-    manifold = plots.manifold(vae.manifold.grid(flat.vae, 20).cpu(), shape)
+    mosaic = plots.mosaic(samples, shape, columns=16, limits=UNIT)
+    manifold = plots.manifold(vae.manifold.grid(flat.vae, 20).cpu(), shape, limits=UNIT)
     busiest = judged.terms.kl_per_dimension.argsort(descending=True)[:MOST_AXES].tolist()
     swept = vae.manifold.traverse(fit.vae, shown[0], axes=busiest, num_steps=15).cpu()
     names = [f"$z_{{{axis + 1}}}$" for axis in busiest]
-    traversals = plots.traversals(swept, shape, names=names)
+    traversals = plots.traversals(swept, shape, names=names, limits=UNIT)
     return [
         drawn("vae_reconstructions", "Images over their reconstructions.", pairs, wide=True),
         drawn(

@@ -49,7 +49,8 @@ class Annealing:
         num_temperatures: Temperatures T on the way.
         num_leapfrog: Leapfrog steps at each.
         start: The law b where chains begin, "prior" or "guide". The guide is nearer, the prior
-            forgets no mode of p(z | x).
+            forgets no mode of p(z | x). A guide must have a gradient of log q at any z, which an
+            inverse autoregressive flow refuses.
         step_size: The first step size, in units of z.
         num_pilots: Chains for each point that find the step sizes; 0 to keep the first.
 
@@ -140,7 +141,7 @@ class _Path:
     def at(self, values: Values) -> _State:
         """Return log b and log p(x, z), shapes (S, B), and their slopes."""
         values = {name: value.detach().requires_grad_() for name, value in values.items()}
-        prior, likelihood = _densities(self.vae, self.x, values)
+        prior, likelihood = particles.log_prior_and_likelihood(self.vae, self.x, values)
         joint = prior + likelihood
         base = prior
         if self.start == "guide":
@@ -163,16 +164,6 @@ def draw_prior(vae: VAE, x: Tensor, num_samples: int) -> tuple[Values, Tensor]:
         observed = sites.pop("x")
         log_likelihood = observed["fn"].log_prob(observed["value"])
     return {name: site["value"] for name, site in sites.items()}, log_likelihood
-
-
-def _densities(vae: VAE, x: Tensor, values: Values) -> tuple[Tensor, Tensor]:
-    """Return log p(z) and log p(x | z), shapes (S, B)."""
-    size = len(next(iter(values.values())))
-    with pyro.validation_enabled(False), pyro.plate("particles", size, dim=-2):
-        sites = sample_sites(poutine.trace(pyro.condition(vae.joint, data=values)).get_trace(x))
-        terms = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
-    likelihood = terms.pop("x")
-    return reduce(add, terms.values()), likelihood
 
 
 def _slope(log_density: Tensor, values: Values) -> Values:

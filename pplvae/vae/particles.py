@@ -106,6 +106,15 @@ def _log_prob(site: Any) -> Tensor:
     return law.log_prob(value)
 
 
+def log_prior_and_likelihood(
+    vae: VAE, x: Tensor, values: dict[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return log p(z) and log p(x | z) in nats, shapes (K, B), for given values."""
+    sites = _run(vae.joint, x, values)
+    likelihood = _log_prob(sites.pop("x"))
+    return reduce(add, map(_log_prob, sites.values())), likelihood
+
+
 def _run(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> dict[str, Any]:
     """Return the sites of a program whose latent ones take these values, by name."""
     size = len(next(iter(values.values())))

@@ -372,6 +372,22 @@ def test_laws_that_do_not_factor_have_no_kl_by_dimension() -> None:
     assert bounds.terms(own, torch.randn(50, 1), progress=False).kl_per_dimension.isfinite().all()
 
 
+def test_codes_of_a_flow_are_judged_by_its_slow_way() -> None:
+    flow = vae.mlp(6, 2, hidden_dims=(8,), posterior="iaf", dtype=torch.float64, seed=0)
+    x = (torch.rand(30, 6) < 0.5).double()
+    found = bounds.terms(flow, x, num_samples=200, seed=SEED, progress=False)
+    # KL = I + KL(q(z) ‖ p(z)), and neither is negative; q(z) by hand, at draws of its own:
+    law = flow.q(x)
+    with torch.no_grad():
+        z = law.sample(torch.Size([300]))
+        own = law.log_prob(z)
+        pairs = law.log_prob_slowly(z.reshape(-1, 1, 2).expand(-1, 30, -1))  # type: ignore[attr-defined]
+        told = own - pairs.logsumexp(1).reshape(300, 30) + math.log(30)
+    error = math.hypot(found.mutual_information_error, told.std().item() / math.sqrt(9000))
+    assert found.mutual_information == pytest.approx(told.mean().item(), abs=5 * error)
+    assert found.code_variance.shape == (2,)
+
+
 def test_single_precision_stays_single() -> None:
     model, x = vae.mlp(6, 2, dtype=torch.float32, seed=0), torch.ones(5, 6)
     found = quiet(model, x, num_samples=40)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 from pplvae import data, vae
@@ -73,6 +74,37 @@ def test_the_same_seed_trains_to_the_same_weights(x: Tensor) -> None:
     fits = [vae.fit(small(), x, num_epochs=3, seed=5, progress=False) for _ in range(2)]
     one, two = (fit.vae.state_dict() for fit in fits)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_adam_and_the_schedules_are_told_what_was_asked(x: Tensor) -> None:
+    rates, settings, norms, said, heard = [], set(), [], list[float](), list[float]()
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        (group,) = optimizer.param_groups
+        rates.append(group["lr"])
+        settings.add(group["eps"])
+        gradients = [p.grad.flatten() for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+
+    def schedule(progress: float) -> float:
+        said.append(progress)
+        return 1 - progress / 2
+
+    def weight(progress: float) -> float:
+        heard.append(progress)
+        return 0.5
+
+    handle = register_optimizer_step_pre_hook(note)
+    vae.fit(
+        small(), x, objective=ELBO(kl_weight=weight), num_epochs=2, batch_size=100,
+        learning_rate=0.01, eps=1e-4, schedule=schedule, clip_norm=0.1, validation=0.0, seed=0,
+        progress=False,
+    )  # fmt: skip
+    handle.remove()
+    assert said == heard == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert rates == pytest.approx([0.01 * (1 - t / 2) for t in said])
+    assert settings == {1e-4}
+    assert norms == pytest.approx([0.1] * 6, rel=1e-4)
 
 
 # --- interrupted and resumed -----------------------------------------------------------------
