@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pplvae import data, logs, precision, vae
+from pplvae import data, precision, vae
+from pplvae.optimize import logs
 from pplvae.vae import IWAE, VAE, bounds, published
 
 BATCH, STAGES, FULL, FIRST_RATE = 20, 8, 3280, 1e-3

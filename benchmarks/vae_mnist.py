@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pplvae import data, logs, optimize, precision, vae
+from pplvae import data, optimize, precision, vae
+from pplvae.optimize import logs
 from pplvae.vae import VAE, bounds, posteriors, priors, published
 
 L, BATCH, NUM_TRAIN = 128, 128, 50_000

@@ -12,7 +12,7 @@ import pplvae
 
 ROOT = Path(pplvae.__file__).parent
 FLOORS = [
-    {"validation", "randomness", "distributed", "storage", "logs", "precision"},
+    {"validation", "randomness", "distributed", "storage", "precision"},
     {"neighbors", "divergences", "networks", "optimize", "data"},
     {"infer"},
     {"density", "intrinsic_dimension", "mixtures", "autoencoders", "vae"},

@@ -11,8 +11,9 @@ import torch
 from matplotlib import pyplot as plt
 from typer.testing import CliRunner
 
-from pplvae import data, logs, vae
+from pplvae import data, vae
 from pplvae.cli import app
+from pplvae.optimize import logs
 
 run = CliRunner().invoke
 QUICK = ["--num-epochs", "2", "--batch-size", "600", "--no-progress", "--seed", "3"]

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
-from pplvae.logs import Epoch
 from pplvae.optimize import (
     Batch,
     Batches,
@@ -32,6 +31,7 @@ from pplvae.optimize import (
     one_batch,
     warmup,
 )
+from pplvae.optimize.logs import Epoch
 from pplvae.randomness import generator
 
 STEPS_AN_EPOCH, NUM_EPOCHS = 4, 6

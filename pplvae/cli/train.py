@@ -99,9 +99,10 @@ def train(
 ) -> None:
     """Train a VAE on DATA; write it, its history, numbers and pictures to a folder."""
     with refusing():
-        from pplvae import logs, vae
+        from pplvae import vae
         from pplvae.cli import choices, folder
         from pplvae.data import load
+        from pplvae.optimize import logs
         from pplvae.validation import check_one_of
 
         check_one_of("schedule", schedule, choices.SCHEDULES)

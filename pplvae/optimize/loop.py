@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pplvae import distributed, randomness
-from pplvae.logs import Callback
 from pplvae.optimize.batches import Batches, one_batch
+from pplvae.optimize.logs import Callback
 from pplvae.optimize.run import Run
 from pplvae.optimize.schedules import Schedule, constant
 from pplvae.validation import check_in_range, check_positive, check_whole

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pplvae import distributed, randomness
-from pplvae.logs import Callback, Epoch
 from pplvae.optimize import checkpoints
 from pplvae.optimize.batches import Batch
+from pplvae.optimize.logs import Callback, Epoch
 
 # What is in a checkpoint besides the tensors, Adam's moments, the time and the random state.
 KEPT = (

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer.gradients import checked_once
-from pplvae.logs import Callback
 from pplvae.optimize import (
     History,
     Schedule,
@@ -27,6 +26,7 @@ from pplvae.optimize import (
     constant,
     minimize,
 )
+from pplvae.optimize.logs import Callback
 from pplvae.vae import bounds
 from pplvae.vae.model import VAE, evaluating, in_mode
 from pplvae.vae.objectives import Objective, as_objective

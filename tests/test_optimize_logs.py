@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from pplvae import logs
-from pplvae.logs import Epoch
-from pplvae.optimize import History, minibatches, minimize
+from pplvae.optimize import History, logs, minibatches, minimize
+from pplvae.optimize.logs import Epoch
 
 Curves = Callable[[Path], dict[str, list[tuple[int, float]]]]
 
