@@ -112,7 +112,7 @@ class Run:
         value.backward(inputs=self.parameters)
         self._average_gradients()
         if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, clip_norm)
+            self._clip(clip_norm)
         self.optimizer.step()
         self._count(len(batch[0]) if len(batch) else 1, {**monitored, "loss": value})
 
@@ -122,6 +122,14 @@ class Run:
         self.count += size
         self.num_steps += 1
         self.position += 1
+
+    def _clip(self, clip_norm: float) -> None:
+        """Shorten the whole gradient to a norm; where it is not longer, leave it alone."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        # Another device would have to be waited for.
+        if norm.device.type != "cpu" or norm > clip_norm:
+            torch._foreach_mul_(gradients, (clip_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def _average_gradients(self) -> None:
         world = distributed.world_size()

@@ -30,7 +30,7 @@ Reference:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -38,6 +38,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from pplvae.infer.program import sample_sites
 from pplvae.optimize import Schedule
 from pplvae.vae import particles
 from pplvae.vae.distributions import DiagonalGaussian, kl_by_dimension
@@ -221,9 +222,26 @@ def as_objective(objective: str | Objective) -> Objective:
     return OBJECTIVES[objective]()
 
 
+class _PathwiseELBO(Trace_ELBO):
+    """Trace_ELBO where all draws have a path: its surrogate is then the loss itself.
+
+    Pyro's own asks for four numbers on the way, for which a GPU must be waited for.
+    """
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any) -> Tensor:
+        """Return −ELBO with its gradient, shape ()."""
+        loss = torch.zeros(())
+        for model_trace, guide_trace in self._get_traces(model, guide, args, {}):
+            drawn = sample_sites(guide_trace).values()
+            if not all(site["fn"].has_rsample for site in drawn):
+                return super().differentiable_loss(model, guide, *args)
+            loss = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
+        return loss / self.num_particles
+
+
 def _trace_elbo(num_particles: int) -> Callable[..., Tensor]:
     several = num_particles > 1
-    return Trace_ELBO(
+    return _PathwiseELBO(
         num_particles=num_particles, vectorize_particles=several, max_plate_nesting=1
     ).differentiable_loss
 

@@ -22,7 +22,7 @@ from pyro.distributions.torch import TransformedDistribution  # pyright: ignore
 from torch import Tensor, nn
 
 from pplvae.vae import flows
-from pplvae.vae.distributions import DiagonalGaussian, limited
+from pplvae.vae.distributions import DiagonalGaussian, StandardGaussian, limited
 from pplvae.validation import Array, as_points, check_one_of, check_whole
 
 BLOCK = 2**24  # numbers drawn at once
@@ -60,7 +60,7 @@ class StandardNormal(Prior):
 
     def forward(self) -> TorchDistribution:
         """Return p(z), event shape (L,)."""
-        return DiagonalGaussian(self.zeros, self.zeros)
+        return StandardGaussian(self.zeros, self.zeros)
 
 
 class Mixture(TorchDistribution):
