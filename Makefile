@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= digits
 OUT ?= report
+# The tests are many small arrays: a process for each core and one thread in each is quickest.
+WORKERS ?= auto
 
 .PHONY: report test slow check notebooks clean
 
@@ -13,10 +15,10 @@ report: $(READY)
 	$(BIN)/python -m pplvae report $(DATA) --out $(OUT)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from matplotlib import pyplot as plt
 from typer.testing import CliRunner
 
-from pplvae import data, vae
+from pplvae import data, precision, vae
 from pplvae.cli import app
 from pplvae.optimize import logs
 
@@ -109,12 +111,107 @@ def test_samples_are_an_array_or_a_picture(flat: Path, tmp_path: Path) -> None:
         done = run(app, ["vae", "sample", *file, "--out", str(tmp_path / "x.npy"), *flags])
         assert done.exit_code == 0, done.output
         expected = vae.load(flat / "vae.safetensors").sample(6, noise=noise, seed=1)
-        assert np.array_equal(np.load(tmp_path / "x.npy"), expected.numpy())
+        # In the units of the data: pixels of digits go from 0 to 16.
+        assert np.array_equal(np.load(tmp_path / "x.npy"), 16 * expected.numpy())
     for shape in (["digits"], ["--shape", "8,8"]):
         done = run(app, ["vae", "sample", *shape, *file, "--out", str(tmp_path / "x.png")])
         assert done.exit_code == 0, done.output
         assert plt.imread(tmp_path / "x.png").ndim == 3
     assert not plt.get_fignums()
+
+
+def test_new_data_go_through_the_map_of_the_training(flat: Path, tmp_path: Path) -> None:
+    assert json.loads((flat / "numbers.json").read_text())["units"] == [0.0, 16.0]
+    stored = data.digits()
+    faint = stored.subset(stored.x.amax(1) < 15)  # by its own largest number it would be brighter
+    np.savez(tmp_path / "faint.npz", x=faint.x.reshape(-1, 8, 8).numpy())
+    found = evaluate(flat, "--num-samples", "20", data=str(tmp_path / "faint.npz"))
+    model = vae.load(flat / "vae.safetensors")
+    expected = vae.bounds.elbo(model, faint.x / 16, seed=0)
+    assert found["elbo"] == pytest.approx(expected.value)
+    own = vae.bounds.elbo(model, faint.scaled().x, seed=0)
+    assert abs(own.value - expected.value) > 1e-3, "the test would see the other map"
+    # A table of the same rows, no images any more, is the same data.
+    np.save(tmp_path / "rows.npy", faint.x.numpy())
+    rows = evaluate(flat, "--num-samples", "20", data=str(tmp_path / "rows.npy"))
+    assert rows["elbo"] == pytest.approx(expected.value)
+
+
+def test_what_was_sampled_is_judged_in_its_own_units(flat: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "x.npy", ["--vae", str(flat / "vae.safetensors")]
+    done = run(app, ["vae", "sample", *file, "--noise", "--num-samples", "50", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = evaluate(flat, "--num-samples", "20", data=str(out))
+    model = vae.load(flat / "vae.safetensors")
+    assert found["elbo"] == pytest.approx(vae.bounds.elbo(model, np.load(out) / 16, seed=0).value)
+
+
+def test_a_vae_without_its_numbers_needs_the_range_named(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "vae.safetensors").write_bytes((flat / "vae.safetensors").read_bytes())
+    command = ["vae", "evaluate", "digits", "--vae", str(tmp_path / "vae.safetensors")]
+    done = run(app, [*command, "--no-progress"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("pplvae: low and high must be given, the least and largest")
+    few = ["--num-samples", "20", "--num-points", "50"]
+    named = evaluate(tmp_path, *few, "--low", "0", "--high", "16")
+    assert named["elbo"] == evaluate(flat, *few)["elbo"]
+
+
+def test_numbers_outside_the_range_of_the_training_are_refused(flat: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.full((3, 64), 17.0))
+    file = ["--vae", str(flat / "vae.safetensors"), "--no-progress"]
+    done = run(app, ["vae", "evaluate", str(tmp_path / "x.npy"), *file])
+    assert done.exit_code == 2
+    assert "x must be in [0.0, 16.0] as the data of the training, got 17.0" in done.stderr
+
+
+def test_a_folder_used_again_holds_nothing_of_the_other_model(tmp_path: Path) -> None:
+    train(tmp_path, "--latent-dim", "2", "--num-epochs", "1")
+    (tmp_path / "mine.png").write_bytes(b"a picture of the user's own")
+    before = {file.stem for file in tmp_path.glob("*.png")}
+    assert before >= {"latent", "manifold"}
+    train(tmp_path, "--latent-dim", "3", "--num-epochs", "1", "--likelihood", "gaussian")
+    after = {file.stem for file in tmp_path.glob("*.png")}
+    assert before - after == {"latent", "manifold"}
+    assert "mine" in after
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert {f"{name}.png" for name in after - {"mine"}} == set(numbers["pictures"])
+    flags = numbers["flags"]
+    assert (flags["data"], flags["latent_dim"], flags["likelihood"]) == ("digits", "3", "gaussian")
+    assert flags["num_epochs"] == 1
+    assert flags["out"] == str(tmp_path)
+
+
+def test_an_error_is_said_in_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise ValueError("loc must be real, got nan\nTrace Shapes:\n Param Sites:")
+
+    monkeypatch.setattr(vae, "fit", fit)
+    done = run(app, ["vae", "train", "digits", "--out", str(tmp_path / "out")])
+    assert done.stderr == "pplvae: loc must be real, got nan\n"
+
+
+def test_matrix_products_are_the_faster_ones_where_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = list[str]()
+
+    @contextmanager
+    def watched(device: str) -> Iterator[bool]:
+        places.append(device)
+        yield True
+
+    monkeypatch.setattr(precision, "fast_matmul", watched)
+    quick, few = ["--num-epochs", "1", "--device", "cpu"], ["--num-points", "9", "--device", "cpu"]
+    train(tmp_path, *quick)
+    evaluate(tmp_path, *few, "--num-samples", "5")
+    assert not places
+    train(tmp_path, *quick, "--fast-matmul")
+    assert places == ["cpu"]
+    evaluate(tmp_path, *few, "--num-samples", "5", "--fast-matmul")
+    assert places == ["cpu", "cpu"]
 
 
 def test_a_run_goes_on_from_its_checkpoint(
@@ -229,6 +326,8 @@ def test_refuses_to_train_in_one_line(flags: list[str], said: str, tmp_path: Pat
         (["evaluate", "digits", "--proposal", "luck"], "proposal must be one of"),
         (["evaluate", "digits", "--num-points", "5000"], "num_points must be in [1, 1797]"),
         (["evaluate", "digits", "--rows", "nothing.npy"], "nothing.npy"),
+        (["evaluate", "digits", "--low", "0"], "low and high must be given together, got 0.0 and"),
+        (["evaluate", "digits", "--low", "3", "--high", "3"], "high must be above low, got 3 for"),
         (["sample", "--out", "x.png"], "shape must be given for a picture, or DATA of that shape"),
         (["sample", "--out", "x.gif"], "out must be one of .npy, .png, got '.gif'"),
         (["sample", "--out", "x.png", "--shape", "9,9"], "must hold images of 81 numbers"),

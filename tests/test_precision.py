@@ -110,9 +110,9 @@ def test_backends_set_one_by_one_are_left_alone() -> None:
     matmul = getattr(torch.backends.mkldnn, "matmul", None)
     if not hasattr(matmul, "fp32_precision"):
         pytest.skip("this version of torch has one setting for all backends")
-    matmul.fp32_precision = "bf16"
+    own, matmul.fp32_precision = matmul.fp32_precision, "bf16"
     try:
         with fast_matmul() as faster:
             assert (faster, matmul.fp32_precision) == (False, "bf16")
     finally:
-        matmul.fp32_precision = "none"
+        matmul.fp32_precision = own

@@ -1,9 +1,10 @@
-"""From flags to the objects they name: the data as a likelihood needs them, laws, networks."""
+"""From flags to the objects they name: laws, networks, an objective."""
 
 import math
 from typing import Any
 
 from pplvae import randomness
+from pplvae.cli.units import as_modeled, range_of
 from pplvae.data import Dataset
 from pplvae.optimize import Schedule, constant, cosine, cyclical
 from pplvae.vae import ELBO, IWAE, VAE, Objective
@@ -50,7 +51,8 @@ def likelihood(name: str | None, dataset: Dataset, **flags: Any) -> Likelihood:
         check_one_of("binarize", kind, ["dynamic", "fixed", "once"])
         return Bernoulli(None if kind == "once" else kind)
     if law is Gaussian:
-        return _gaussian(given.get("scale", "learned"), as_modeled(dataset, Gaussian()))
+        units = range_of(dataset, Gaussian())
+        return _gaussian(given.get("scale", "learned"), as_modeled(dataset, Gaussian(), units))
     if law is Categorical and "rank" in given:
         given["data_dim"] = dataset.x.shape[1]
     if "logistics" in given:
@@ -69,21 +71,6 @@ def _gaussian(scale: str, dataset: Dataset) -> Gaussian:
         raise ValueError(f"scale must be {rule}, got {scale!r}") from None
 
 
-def as_modeled(dataset: Dataset, law: Likelihood, seed: int | None = None) -> Dataset:
-    """Return the data in the range that a likelihood models.
-
-    Tables and levels stay as they are. Images are brought to [0, 1] where they are not there yet;
-    a Bernoulli that binarizes nothing gets them binarized once.
-    """
-    if isinstance(law, Levels) or not dataset.is_image:
-        return dataset
-    if isinstance(law, Bernoulli) and law.binarize is None:
-        is_binary = ((dataset.x == 0) | (dataset.x == 1)).all()
-        return dataset if is_binary else dataset.binarized(seed)
-    within = dataset.x.min() >= 0 and dataset.x.max() <= 1
-    return dataset if within else dataset.scaled()
-
-
 def limits(law: Likelihood) -> tuple[float, float]:
     """Return the values of a pixel that is black and of one that is white."""
     return (0.0, law.num_levels - 1.0) if isinstance(law, Levels) else (0.0, 1.0)
@@ -92,7 +79,7 @@ def limits(law: Likelihood) -> tuple[float, float]:
 def prior(name: str, latent_dim: int, dataset: Dataset, num_components: int | None) -> Prior:
     """Return the prior of that name; a VampPrior's pseudo-inputs start at rows of the data."""
     check_one_of("prior", name, PRIORS)
-    size = {} if num_components is None else {"num_components": num_components}
+    size: dict[str, Any] = {} if num_components is None else {"num_components": num_components}
     if size and PRIORS[name] not in (MixtureOfGaussians, VampPrior):
         raise ValueError(
             f"prior_components must be left out for prior {name!r}, got {num_components}"

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch
 from pplvae import plots, vae
 from pplvae.cli.choices import limits
 from pplvae.cli.judgment import known
+from pplvae.cli.units import NUMBERS, Units
 from pplvae.data import Dataset
 from pplvae.vae import IWAE, Objective, VAEFit
 
@@ -23,15 +24,50 @@ MOST_LABELS = 20
 MOST_POINTS = 10_000  # of the latent plane
 
 
-def write(out: Path, fit: VAEFit, dataset: Dataset, *, objective: Objective, seed: int) -> None:
-    """Write the VAE, its numbers, the rows that were held out, and pictures."""
+def write(
+    out: Path, fit: VAEFit, dataset: Dataset, *, objective: Objective, seed: int, units: Units,
+    flags: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write the VAE, its numbers, the rows that were held out, and pictures, for those of before.
+
+    Args:
+        out: The folder.
+        fit: The training.
+        dataset: The data as they were modeled.
+        objective: What was climbed.
+        seed: Start of the draws.
+        units: The map that brought the data to where they were modeled.
+        flags: Of the command line, to be written down.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(fit, dataset, objective, seed)
+    numbers = _numbers(fit, dataset) | {
+        "seed": seed,
+        "units": units,
+        "pictures": [f"{name}.png" for name in pictures],
+        "flags": {name: _plain(value) for name, value in flags.items()},
+    }
+    for name in _pictures_of_before(out):
+        (out / name).unlink(missing_ok=True)
     fit.vae.save(out / "vae.safetensors")
-    (out / "numbers.json").write_text(json.dumps(_numbers(fit, dataset, seed), indent=2) + "\n")
+    (out / NUMBERS).write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     np.save(out / "held_out.npy", fit.held_out.numpy())
     with plots.own_figures():
-        for name, draw in _pictures(fit, dataset, objective, seed).items():
+        for name, draw in pictures.items():
             (out / f"{name}.png").write_bytes(plots.png(draw()))
+
+
+def _pictures_of_before(out: Path) -> list[str]:
+    """Return the pictures that an earlier run says it wrote here."""
+    try:
+        names = json.loads((out / NUMBERS).read_text())["pictures"]
+        return [name for name in names if Path(name).name == name and name.endswith(".png")]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else known(value)
 
 
 def said(fit: VAEFit) -> str:
@@ -51,7 +87,7 @@ def _bits(bits: float) -> str:
     return "" if math.isnan(bits) else f"; {bits:.4f} bits per dimension"
 
 
-def _numbers(fit: VAEFit, dataset: Dataset, seed: int) -> dict[str, object]:
+def _numbers(fit: VAEFit, dataset: Dataset) -> dict[str, object]:
     elbo, history = fit.elbo, fit.history
     found = {
         "data": dataset.name,
@@ -69,7 +105,6 @@ def _numbers(fit: VAEFit, dataset: Dataset, seed: int) -> dict[str, object]:
         "stopped_early": history.stopped_early,
         "num_steps": history.num_steps,
         "seconds": history.seconds,
-        "seed": seed,
     }
     return {name: known(value) for name, value in found.items()}
 

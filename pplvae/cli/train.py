@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from pplvae.cli.voice import DATA, Device, Progress, Seed, device_named, numbers, refusing
+from pplvae.cli.voice import (
+    DATA,
+    Device,
+    FastMatmul,
+    Progress,
+    Seed,
+    device_named,
+    matrix_products,
+    numbers,
+    refusing,
+)
 
 
 def train(
@@ -93,14 +103,19 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Folder for TensorBoard's event files.")
     ] = None,
+    fast_matmul: FastMatmul = False,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Progress = True,
 ) -> None:
-    """Train a VAE on DATA; write it, its history, numbers and pictures to a folder."""
+    """Train a VAE on DATA; write it, its history, numbers and pictures to a folder.
+
+    Pictures of an earlier run in that folder are removed.
+    """
+    flags = dict(locals())
     with refusing():
         from pplvae import vae
-        from pplvae.cli import choices, folder
+        from pplvae.cli import choices, folder, units
         from pplvae.data import load
         from pplvae.optimize import logs
         from pplvae.validation import check_one_of
@@ -111,7 +126,8 @@ def train(
             likelihood, stored, binarize=binarize, scale=scale, num_levels=num_levels, rank=rank,
             logistics=logistics,
         )  # fmt: skip
-        dataset = choices.as_modeled(stored, law, seed)
+        ends = units.range_of(stored, law)
+        dataset = units.as_modeled(stored, law, ends, seed)
         model = choices.built(
             builder, dataset, numbers("latent_dim", latent_dim), law,
             hidden_dims=hidden_dims and numbers("hidden_dims", hidden_dims),
@@ -124,14 +140,16 @@ def train(
             kl_warmup=kl_warmup, kl_cycles=kl_cycles, free_bits=free_bits,
         )  # fmt: skip
         callbacks = [logs.csv(out / "history.csv")]
-        fit = vae.fit(
-            model.float().to(device_named(device)), dataset.x, objective=climbed,
-            num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate,
-            schedule=choices.SCHEDULES[schedule], clip_norm=clip_norm, validation=validation,
-            patience=patience or None, checkpoint=checkpoint,
-            checkpoint_seconds=checkpoint_seconds, seed=seed, progress=progress,
-            callbacks=callbacks + ([logs.tensorboard(tensorboard)] if tensorboard else []),
-        )  # fmt: skip
-        folder.write(out, fit, dataset, objective=climbed, seed=seed)
+        place = device_named(device)
+        with matrix_products(place, fast=fast_matmul):
+            fit = vae.fit(
+                model.float().to(place), dataset.x, objective=climbed,
+                num_epochs=num_epochs, batch_size=batch_size, learning_rate=learning_rate,
+                schedule=choices.SCHEDULES[schedule], clip_norm=clip_norm, validation=validation,
+                patience=patience or None, checkpoint=checkpoint,
+                checkpoint_seconds=checkpoint_seconds, seed=seed, progress=progress,
+                callbacks=callbacks + ([logs.tensorboard(tensorboard)] if tensorboard else []),
+            )  # fmt: skip
+        folder.write(out, fit, dataset, objective=climbed, seed=seed, units=ends, flags=flags)
     typer.echo(folder.said(fit))
     typer.echo(f"\n{out}")

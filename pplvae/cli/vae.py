@@ -6,12 +6,29 @@ from typing import Annotated
 import typer
 
 from pplvae.cli.train import train
-from pplvae.cli.voice import DATA, Device, Progress, Seed, device_named, numbers, refusing
+from pplvae.cli.voice import (
+    DATA,
+    Device,
+    FastMatmul,
+    Progress,
+    Seed,
+    device_named,
+    matrix_products,
+    numbers,
+    refusing,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Train, judge and sample variational autoencoders.")
 app.command()(train)
 
 File = Annotated[Path, typer.Option("--vae", help="The file that `train` wrote.")]
+Low = Annotated[
+    float | None,
+    typer.Option(
+        help="Number in DATA that the VAE has as 0; from numbers.json beside it if not given."
+    ),
+]
+High = Annotated[float | None, typer.Option(help="Number that it has as 1.")]
 
 
 @app.command()
@@ -30,23 +47,33 @@ def evaluate(
         int | None, typer.Option(help="Judge only so many points, chosen at random.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+    low: Low = None,
+    high: High = None,
+    fast_matmul: FastMatmul = False,
     device: Device = "auto",
     seed: Seed = 0,
     progress: Progress = True,
 ) -> None:
-    """Say how well a VAE explains DATA: bounds on log p(x), and what its code holds."""
+    """Say how well a VAE explains DATA: bounds on log p(x), and what its code holds.
+
+    Images are brought to the range that the VAE models as those that it was trained on were.
+    """
     with refusing():
         from pplvae import vae
-        from pplvae.cli import choices, judgment
+        from pplvae.cli import judgment, units
         from pplvae.data import load
         from pplvae.storage import write_atomically
 
-        model = vae.load(file).to(device_named(device))
-        dataset = choices.as_modeled(load(data), model.likelihood, seed)
-        found = judgment.judge(
-            model, judgment.chosen(dataset, rows, num_points, seed), proposal=proposal,
-            num_samples=num_samples, seed=seed, progress=progress,
-        )  # fmt: skip
+        ends, place = units.given(low, high), device_named(device)
+        model, stored = vae.load(file).to(place), load(data)
+        model.points(stored.x)  # refuses other columns before their range is looked at
+        ends = ends or units.of_training(file, stored, model.likelihood)
+        dataset = units.as_modeled(stored, model.likelihood, ends, seed)
+        with matrix_products(place, fast=fast_matmul):
+            found = judgment.judge(
+                model, judgment.chosen(dataset, rows, num_points, seed), proposal=proposal,
+                num_samples=num_samples, seed=seed, progress=progress,
+            )  # fmt: skip
         if out is not None:
             write_atomically(out, lambda path: path.write_text(found.json()))
     typer.echo(f"{found}")
@@ -67,20 +94,26 @@ def sample(
     noise: Annotated[
         bool, typer.Option(help="Draw x from p(x | z); its mean given z otherwise.")
     ] = False,
+    low: Low = None,
+    high: High = None,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
-    """Draw new points from a VAE: z from the prior, then x."""
+    """Draw new points from a VAE: z from the prior, then x.
+
+    An array has the units of the data that the VAE was trained on, where these are known.
+    """
     with refusing():
         import numpy as np
 
         from pplvae import plots, vae
-        from pplvae.cli import choices
+        from pplvae.cli import choices, units
         from pplvae.data import load
         from pplvae.storage import write_atomically
         from pplvae.validation import check_one_of
 
         check_one_of("out", out.suffix, [".png", ".npy"])
+        ends = units.given(low, high) or units.kept(file).get("units")
         model = vae.load(file).to(device_named(device))
         size = load(data).shape if data else numbers("shape", shape or "")
         size = tuple(size or (model.recipe or {}).get("shape", ()))
@@ -88,7 +121,8 @@ def sample(
             raise ValueError("shape must be given for a picture, or DATA of that shape, got none")
         x = model.sample(num_samples, noise=noise, seed=seed).cpu()
         if out.suffix == ".npy":
-            write_atomically(out, lambda path: np.save(path, x.numpy()))
+            stored = units.as_stored(x, ends).numpy()
+            write_atomically(out, lambda path: np.save(path, stored))
         else:
             black_white = choices.limits(model.likelihood)
             with plots.own_figures():

@@ -1,7 +1,7 @@
 """What all commands share: how they refuse, and the flags that mean the same everywhere."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Annotated
 
 import typer
@@ -13,6 +13,9 @@ DATA = (
 Device = Annotated[str, typer.Option(help="Where networks run: auto takes CUDA where it is.")]
 Seed = Annotated[int, typer.Option(help="Start of all random draws.")]
 Progress = Annotated[bool, typer.Option(help="Show progress bars.")]
+FastMatmul = Annotated[
+    bool, typer.Option(help="Allow faster matrix products where they are as exact.")
+]
 
 
 @contextmanager
@@ -21,7 +24,9 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        typer.echo(f"pplvae: {error}", err=True)
+        said = str(error).strip() or type(error).__name__
+        # Pyro's lines below the first tell of a program that the caller has not written.
+        typer.echo(f"pplvae: {said.splitlines()[0]}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -40,6 +45,13 @@ def device_named(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device must be one that torch has here, got {name!r}") from error
     return name
+
+
+def matrix_products(device: str, *, fast: bool) -> AbstractContextManager[object]:
+    """Return a block in which matrix products may be the faster ones, if asked for."""
+    from pplvae.precision import fast_matmul
+
+    return fast_matmul(device) if fast else nullcontext()
 
 
 def numbers(name: str, text: str) -> list[int]:

@@ -126,10 +126,12 @@ class Run:
     def _clip(self, clip_norm: float) -> None:
         """Shorten the whole gradient to a norm; where it is not longer, leave it alone."""
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norms = torch._foreach_norm(gradients)  # pyright: ignore[reportPrivateImportUsage]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         # Another device would have to be waited for.
         if norm.device.type != "cpu" or norm > clip_norm:
-            torch._foreach_mul_(gradients, (clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            for gradient in gradients:
+                gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def _average_gradients(self) -> None:
         world = distributed.world_size()

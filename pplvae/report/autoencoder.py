@@ -11,6 +11,7 @@ from pplvae.vae import Diagnosis
 
 TITLE = "Which latent variables explain them?"
 LEAST_LATENT, MOST_LATENT = 2, 64
+STEPS_A_POINT = 100  # of a guide made for one point
 MOST_AXES = 6  # swept in the picture
 UNIT = (0.0, 1.0)  # the values of the pixels studied
 
@@ -69,8 +70,9 @@ def _judged(study: Study, x: Tensor, kind: str, latent_dim: int) -> Judged:
     fit = _train(study, x, kind, latent_dim)
     points = x[fit.held_out] if len(fit.held_out) else x
     judged = vae.diagnose(
-        fit.vae, points, num_samples=500, num_points=200, seed=study.seed, progress=study.progress
-    )
+        fit.vae, points, num_samples=500, num_points=200, num_steps=STEPS_A_POINT,
+        seed=study.seed, progress=study.progress,
+    )  # fmt: skip
     return fit, judged
 
 

@@ -30,6 +30,8 @@ from pplvae.validation import Array, check_positive, check_whole
 
 Laws = dict[str, DiagonalGaussian]
 
+NUM_DRAWS = 200  # for the moments of a guide that is no diagonal normal
+
 
 @dataclass(frozen=True)
 class AmortizationGap:
@@ -98,15 +100,28 @@ def amortization_gap(
 @torch.no_grad()
 def _start(vae: VAE, x: Tensor) -> Laws:
     """Return diagonal normals, shape (B, L), with the guide's mean and standard deviation."""
-    values, guides = particles.propose(vae, x, 200)
+    parts = [_moments(vae, block) for block in x.split(max(1, rows(vae, x) // NUM_DRAWS))]
+    return {
+        name: DiagonalGaussian(
+            torch.cat([part[name].loc for part in parts]),
+            torch.cat([part[name].log_scale for part in parts]),
+        )
+        for name in parts[0]
+    }
+
+
+def _moments(vae: VAE, x: Tensor) -> Laws:
+    """Return the guide's moments: its own where it is such a normal, otherwise of draws."""
+    values, guides = particles.propose(vae, x, NUM_DRAWS)
     laws = {name: diagonal(law) for name, law in guides.items()}
     if len(laws) == 1:
         ((name, law),) = laws.items()
         if law is not None:
-            return {name: DiagonalGaussian(law.loc[0].clone(), law.log_scale[0].clone())}
+            return {name: DiagonalGaussian(law.loc[0], law.log_scale[0])}
     return {n: DiagonalGaussian(z.mean(0), z.std(0).log()) for n, z in values.items()}
 
 
+@torch.enable_grad()
 def _climb(
     vae: VAE, x: Tensor, laws: Laws, num_steps: int, num_particles: int, learning_rate: float
 ) -> None:

@@ -1,7 +1,7 @@
 """Annealed importance sampling: log p(x) by chains that walk from the prior to p(z | x).
 
     log f_t(z) = (1 − β_t) log b(z) + β_t log p(x, z),   0 = β_0 < … < β_T = 1
-    z_0 ~ b,   z_t ~ a transition that leaves f_t as it is,
+    z_0 ~ b,   z_t ~ a transition that leaves f_t as it is, t < T,
     log w = Σ_t (β_t − β_{t−1}) [log p(x, z_{t−1}) − log b(z_{t−1})],   E w = p(x)
 
 with b the prior or the guide. The transitions are Hamiltonian, all chains of all points at once.
@@ -16,10 +16,8 @@ Reference:
     https://arxiv.org/abs/1611.04273, for the temperatures and decoders
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from itertools import pairwise
 from operator import add
 
 import pyro
@@ -42,7 +40,8 @@ GAIN = 0.1  # how much of a miss of it one transition corrects, in the step size
 class Annealing:
     """Annealed importance sampling as a proposal of `bounds.log_likelihood`.
 
-    It runs the decoder, forward and back, `num_temperatures · num_leapfrog` times for each chain.
+    It runs the decoder, forward and back, `(num_temperatures − 1) · num_leapfrog` times for each
+    chain: nothing is asked of where it would go from the last.
     Latent variables must take all real values.
 
     Args:
@@ -74,7 +73,7 @@ class Annealing:
     def __call__(self, vae: VAE, x: Tensor, num_samples: int) -> Tensor:
         """Return log weights in nats, shape (S, B), of S chains for each of B prepared points."""
         first = torch.full_like(x[:, 0], self.step_size)
-        step_sizes = [first] * self.num_temperatures
+        step_sizes = [first] * (self.num_temperatures - 1)
         if self.num_pilots:
             step_sizes = self._run(vae, x, self.num_pilots, step_sizes, adapt=True)[1]
         return self._run(vae, x, num_samples, step_sizes)[0]
@@ -91,19 +90,20 @@ class Annealing:
         """Return the log weights of chains, shape (S, B), and the step sizes they took."""
         path = _Path(vae, x, self.start)
         state = path.at(path.begin(num_chains))
-        log_weight, factor, taken = torch.zeros_like(state.base), torch.ones_like(x[:, 0]), []
-        for step_size, (before, beta) in zip(step_sizes, self._betas(), strict=True):
-            log_weight = log_weight + (beta - before) * (state.joint - state.base)
+        betas, factor, taken = self._betas(), torch.ones_like(x[:, 0]), []
+        log_weight = betas[1] * (state.joint - state.base)
+        for step_size, beta, after in zip(step_sizes, betas[1:-1], betas[2:], strict=True):
             taken.append(step_size * factor)
             state, accepted = _transition(path, state, beta, taken[-1], self.num_leapfrog)
             if adapt:
                 factor = factor * (GAIN * (accepted.mean(0) - ACCEPTANCE)).exp()
+            log_weight = log_weight + (after - beta) * (state.joint - state.base)
         return log_weight, taken
 
-    def _betas(self) -> Iterator[tuple[float, float]]:
-        """Yield neighbors on the way from 0 to 1, close to each other near its ends."""
+    def _betas(self) -> list[float]:
+        """Return all of β from 0 to 1, close to each other near the ends."""
         even = torch.linspace(-4, 4, self.num_temperatures + 1, dtype=torch.float64).sigmoid()
-        return pairwise(((even - even[0]) / (even[-1] - even[0])).tolist())
+        return ((even - even[0]) / (even[-1] - even[0])).tolist()
 
 
 @dataclass(frozen=True)

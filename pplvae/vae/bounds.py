@@ -95,7 +95,7 @@ def elbo(
         ValueError: If a number is not a positive whole one, or the likelihood cannot have
             produced `x`.
     """
-    x = checked(vae, x, num_samples, batch_size)
+    x = checked(vae, x, num_samples=num_samples, batch_size=batch_size)
     size = min(batch_size, max(1, rows(vae, x) // num_samples))
     with evaluating(vae), randomness.scope(seed):
         parts = [_terms(vae, batch, num_samples) for batch in x.split(size)]
@@ -165,7 +165,7 @@ def gap(
         ValueError: If a number is not a positive whole one, or the likelihood cannot have
             produced `x`.
     """
-    x = checked(vae, x, num_samples, 1)
+    x = checked(vae, x, num_samples=num_samples)
     with evaluating(vae), randomness.scope(seed):
         x = vae.likelihood.prepare(x)
         q, p = vae.q(x), posterior(x)

@@ -11,12 +11,24 @@ Reference:
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
-from pyro.infer import JitTraceMeanField_ELBO, RenyiELBO, ReweightedWakeSleep
+import pyro
+from pyro.infer import (
+    Importance,
+    JitTraceMeanField_ELBO,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    TraceTailAdaptive_ELBO,
+)
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.scale_messenger import ScaleMessenger
+from pyro.poutine.subsample_messenger import SubsampleMessenger
+
+PYRO = str(Path(pyro.__file__).parent)
+SUMMING = (ReweightedWakeSleep, TraceTailAdaptive_ELBO, Importance)
 
 
 def check_caller(num_points: int, *, scaled: bool, reparameterized: bool = True) -> None:
@@ -39,15 +51,15 @@ def check_caller(num_points: int, *, scaled: bool, reparameterized: bool = True)
                 "vectorized_importance_weights", "sums log weights over the points of a batch",
                 "vae.bounds.log_likelihood",
             )  # fmt: skip
-        if isinstance(caller, ReweightedWakeSleep) and num_points > 1:
+        if isinstance(caller, SUMMING) and num_points > 1:
             _refuse(
-                "ReweightedWakeSleep", "sums log weights over the points of a batch",
-                "vae.fit with vae.IWAE(K)",
+                type(caller).__name__, "sums log weights over the points of a batch",
+                "vae.fit with vae.IWAE(K), or vae.bounds.log_likelihood",
             )  # fmt: skip
         if isinstance(caller, JitTraceMeanField_ELBO):
             _refuse("JitTraceMeanField_ELBO", "compiles anew in each step", "TraceMeanField_ELBO")
         if isinstance(caller, RenyiELBO):
-            if scaled or any(isinstance(handler, ScaleMessenger) for handler in _PYRO_STACK):
+            if scaled or any(map(_scales, _PYRO_STACK)):
                 _refuse(
                     "RenyiELBO", "scales log weights before it averages the weights",
                     "it without a scale, and scale the loss",
@@ -57,9 +69,18 @@ def check_caller(num_points: int, *, scaled: bool, reparameterized: bool = True)
 
 
 def _callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield Pyro's own frames: to look into a caller's would keep what it deletes alive."""
     while frame is not None:
-        yield frame
+        if frame.f_code.co_filename.startswith(PYRO):
+            yield frame
         frame = frame.f_back
+
+
+def _scales(handler: object) -> bool:
+    """Whether it scales log densities: a scale, or a plate with a part of its points."""
+    if isinstance(handler, SubsampleMessenger):
+        return handler.subsample_size != handler.size
+    return isinstance(handler, ScaleMessenger)
 
 
 def _refuse(name: str, what: str, instead: str) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pplvae import randomness
 from pplvae.vae import particles
 from pplvae.vae.annealing import Annealing, draw_prior
-from pplvae.vae.information import MEMORY, standard_error
+from pplvae.vae.information import MEMORY, standard_error, widest
 from pplvae.vae.model import VAE, evaluating
 from pplvae.vae.weights import LARGEST_K, Weighed, weigh
 from pplvae.validation import Array, check_one_of, check_whole
@@ -105,7 +105,8 @@ def log_likelihood(
         num_samples: Weights S for each point; by default 1000, with AIS 16 chains.
         proposal: Where z is drawn.
         batch_size: Points whose weights are held at once, at most.
-        memory: Numbers that the decoder gives at once, at most, where one point needs not more.
+        memory: Numbers that the widest layer gives at once, at most, where one draw of z for one
+            point needs not more.
         seed: Start of the draws.
         progress: Whether to show a progress bar.
 
@@ -117,19 +118,19 @@ def log_likelihood(
     if num_samples is None:
         num_samples = 16 if isinstance(law, Annealing) else 1000
     check_whole("memory", memory, 1)
-    x = checked(vae, x, num_samples, batch_size)
+    x = checked(vae, x, num_samples=num_samples, batch_size=batch_size)
     batches = x.split(min(batch_size, max(1, memory // num_samples)))
-    most = max(1, memory // (x.shape[1] * vae.likelihood.outputs))
+    most = max(1, memory // widest(vae, x))
     with evaluating(vae), randomness.scope(seed):
         bar = tqdm(batches, desc="log p(x)", unit="batch", disable=not progress, delay=3)
         parts = [weigh(_log_weight(law, vae, batch, num_samples, most)) for batch in bar]
     return _log_likelihood(vae, x, parts, num_samples)
 
 
-def checked(vae: VAE, x: Array, num_samples: int, batch_size: int) -> Tensor:
-    """Return the points, prepared for the VAE's networks, or refuse."""
-    check_whole("num_samples", num_samples, 1)
-    check_whole("batch_size", batch_size, 1)
+def checked(vae: VAE, x: Array, **counts: int) -> Tensor:
+    """Return the points as the VAE's networks take them, or refuse them or a count below 1."""
+    for name, count in counts.items():
+        check_whole(name, count, 1)
     x = vae.points(x)
     vae.likelihood.check(x)
     return x

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pplvae import randomness
 from pplvae.storage import write_atomically
 from pplvae.vae.builders import BUILDERS
 from pplvae.vae.likelihoods import LIKELIHOODS, Likelihood
@@ -57,7 +58,11 @@ def _named(kind: str, law: Law) -> tuple[str, dict[str, Any]] | None:
 def load(path: str | os.PathLike[str], into: VAE | None = None) -> VAE:
     """Return the VAE at `path`; see `VAE.load`."""
     header, weights = _read(Path(path))
-    vae = _rebuild(Path(path), header, weights) if into is None else into
+    if into is None:
+        with randomness.scope(0):  # what is drawn is overwritten
+            vae = _rebuild(Path(path), header, weights)
+    else:
+        vae = into
     _check_fits(Path(path), weights, vae.state_dict())
     vae.load_state_dict(weights)
     return vae

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pplvae import randomness
 from pplvae.vae.estimators import check_caller
 from pplvae.vae.likelihoods import Likelihood
-from pplvae.vae.model import VAE, Law, evaluating
+from pplvae.vae.model import VAE, Law, evaluating, of_size
 from pplvae.vae.posteriors import DiagonalNormal, as_posterior
 from pplvae.vae.priors import Prior, as_prior
 from pplvae.validation import check_whole
@@ -77,14 +77,17 @@ class HierarchicalVAE(VAE):
 
     def draw_latent(self) -> Tensor:
         """Draw z2 from its prior and z1 given it, as Pyro sites; return z1."""
-        z2 = pyro.sample("z2", self.prior())
-        return pyro.sample("z1", DrawnFirst(self.link(self.upper_decoder(z2))))
+        lower, upper = self.latent_dims
+        z2 = pyro.sample("z2", of_size(self.prior(), upper, "prior"))
+        law = of_size(self.link(self.upper_decoder(z2)), lower, "upper_decoder")
+        return pyro.sample("z1", DrawnFirst(law))
 
     def draw_code(self, x: Tensor) -> None:
         """Draw z1 from q(z1 | x) and z2 from q(z2 | z1), as Pyro sites."""
-        lower = self.q(x)
+        lower = of_size(self.q(x), self.latent_dims[0], "posterior")
         z1 = pyro.sample("z1", lower)
         upper = self.upper_posterior(self.upper_encoder(z1))
+        of_size(upper, self.latent_dims[1], "upper_posterior")
         check_caller(len(x), scaled=False, reparameterized=lower.has_rsample and upper.has_rsample)
         pyro.sample("z2", upper)
 

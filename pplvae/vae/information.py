@@ -15,12 +15,13 @@ Reference:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from pyro.distributions import Independent, Normal, TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from tqdm import tqdm
 
@@ -30,9 +31,10 @@ from pplvae.vae.distributions import DiagonalGaussian, kl_by_dimension
 from pplvae.vae.hierarchical import DrawnFirst
 from pplvae.vae.model import VAE, evaluating
 from pplvae.vae.particles import Particles
+from pplvae.vae.priors import Mixture
 from pplvae.validation import Array, check_whole
 
-MEMORY = 2**21  # numbers of a tensor held at once; a decoder's activations come on top
+MEMORY = 2**21  # numbers of a tensor held at once; a network's other layers come on top
 LEAST_VARIANCE = 0.01  # of an active dimension's mean over x, as Burda et al. have it
 
 
@@ -123,8 +125,39 @@ def terms(
 
 
 def rows(vae: VAE, x: Tensor) -> int:
-    """Return how many points may be decoded at once."""
-    return max(1, MEMORY // (x.shape[1] * vae.likelihood.outputs))
+    """Return for how many draws of z, of all points together, there is memory at once."""
+    return max(1, MEMORY // widest(vae, x))
+
+
+@torch.no_grad()
+def widest(vae: VAE, x: Tensor) -> int:
+    """Return the numbers of the largest tensor that one draw of z for one point needs.
+
+    One point goes through the networks: each layer's output counts, what the likelihood takes,
+    and the mixture of a prior.
+    """
+    with evaluating(vae), randomness.scope(0), _widths(vae.modules()) as seen:
+        draws = particles.draw(vae, vae.likelihood.prepare(x[:1]))
+    mixtures = [law for law in draws.priors.values() if isinstance(law, Mixture)]
+    seen += [len(law.logits) * law.event_shape[-1] for law in mixtures]
+    return max(x.shape[1] * vae.likelihood.outputs, *seen, 1)
+
+
+@contextmanager
+def _widths(layers: Iterable[nn.Module]) -> Iterator[list[int]]:
+    """Collect how many numbers a row each layer gives that runs in the block."""
+    seen = list[int]()
+
+    def note(_: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, Tensor) and len(output.shape) > 1:
+            seen.append(output.numel() // max(1, len(output)))
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def standard_error(values: Tensor) -> float:
@@ -200,11 +233,20 @@ def _told(vae: VAE, x: Tensor, chosen: Tensor, progress: bool) -> Tensor:
     values = {name: torch.cat([code[name] for code in codes], dim=1) for name in codes[0]}
     own = particles.log_guide(vae, chosen, values)[0]
     mixture = torch.full_like(own, -math.inf)
-    size = max(1, MEMORY // (len(chosen) * sum(z.shape[-1] for z in values.values())))
+    size = max(1, MEMORY // (len(chosen) * _pair_width(vae, chosen, values)))
+    size = min(size, rows(vae, x))
     for block in tqdm(x.split(size), desc="mutual information", disable=not progress, delay=3):
         paired = {n: z[0].unsqueeze(1).expand(-1, len(block), -1) for n, z in values.items()}
         mixture = torch.logaddexp(mixture, particles.log_guide(vae, block, paired).logsumexp(1))
     return own - mixture + math.log(len(x))
+
+
+def _pair_width(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> int:
+    """Return the numbers that log q of one point's code given one other point needs."""
+    once = set(vae.encoder.modules())  # for a point, whatever codes are judged
+    with _widths(layer for layer in vae.modules() if layer not in once) as seen:
+        particles.log_guide(vae, x[:1], {name: z[:, :1] for name, z in values.items()})
+    return max(sum(z.shape[-1] for z in values.values()), *seen, 1)
 
 
 def _covariance(first: Tensor, second: Tensor) -> Tensor:

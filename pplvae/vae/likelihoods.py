@@ -171,7 +171,8 @@ class Gaussian(Likelihood):
     Args:
         scale: The standard deviation σ in units of x; learned where None.
         start: Where a learned one begins, say the data's own standard deviation. One for all
-            numbers never falls below 0.001: a likelihood without noise is unbounded.
+            numbers has σ² = s² + (start / 1000)² with log s learned, and so is never less than a
+            thousandth of its start: a likelihood without noise is unbounded.
         predicted: Whether the decoder gives log (σ / start) of each number, in a second block
             after the means; below −8 and above 8 it grows like a logarithm.
 
@@ -179,8 +180,7 @@ class Gaussian(Likelihood):
         ValueError: If a scale is not positive, or one is given that is to be predicted.
     """
 
-    LEAST = 1e-3
-    log_scale: Tensor
+    LEAST = 1e-3  # of the start
 
     def __init__(
         self, scale: float | None = None, *, start: float = 1.0, predicted: bool = False
@@ -192,11 +192,10 @@ class Gaussian(Likelihood):
             raise ValueError(f"scale must be None where it is predicted, got {scale}")
         self.fixed = None if scale is None else float(scale)
         self.start, self.predicted = float(start), predicted
-        log_scale = torch.tensor(math.log(first))
-        if scale is not None:
-            self.register_buffer("log_scale", log_scale)
-        elif not predicted:
-            self.log_scale = nn.Parameter(log_scale)
+        if scale is None and not predicted:
+            self.log_scale = nn.Parameter(
+                torch.tensor(math.log(start) + 0.5 * math.log1p(-(self.LEAST**2)))
+            )
 
     @classmethod
     def squared_error(cls, c: float) -> Self:
@@ -214,16 +213,40 @@ class Gaussian(Likelihood):
         if self.predicted:
             loc, log_ratio = self.blocks(output).unbind(-2)
             return DiagonalGaussian(loc, limited(log_ratio) + math.log(self.start))
-        least = -math.inf if self.fixed else math.log(self.LEAST)
-        return IsotropicGaussian(output, self.log_scale.clamp(least))
+        if self.fixed is not None:
+            return IsotropicGaussian(output, output.new_full((), math.log(self.fixed)))
+        least = self.log_scale.new_full((), 2 * math.log(self.start * self.LEAST))
+        return IsotropicGaussian(output, 0.5 * torch.logaddexp(2 * self.log_scale, least))
 
     def config(self) -> dict[str, Any]:
         """Return the keywords that build this likelihood again."""
         return {"scale": self.fixed, "start": self.start, "predicted": self.predicted}
 
 
+class Supported(dist.Independent):
+    """A law that refuses what is outside its support, with Pyro's validation or without."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p in nats, shape (…).
+
+        Raises:
+            ValueError: If the law cannot have produced `value`.
+        """
+        support: Any = self.support
+        if not support.check(value).all():
+            name = type(self.base_dist).__name__
+            raise ValueError(
+                f"x must be in the support of the likelihood's {name}, {support}, got values "
+                f"between {_range(value)}: scale or round the data, binarize them by "
+                "Dataset.binarized(seed), or model them by a law that has them"
+            )
+        return super().log_prob(value)
+
+
 class Given(Likelihood):
     """A function of the decoder's output as a likelihood.
+
+    What its law cannot have produced is refused once there is a law, when x is first weighed.
 
     Args:
         law: Maps the decoder's output to a distribution with event shape (D,).
@@ -253,7 +276,20 @@ class Given(Likelihood):
                 f"law must be built from logits, got {name}(probs), whose gradient vanishes at "
                 f"0 and 1: give {name}(logits=output)"
             )
+        return _supported(law)
+
+
+def _supported(law: Any) -> dist.TorchDistribution:
+    """Return the law, so that it refuses what it cannot produce; as it is where that is all."""
+    try:
+        support = law.support
+    except NotImplementedError:  # a law of one's own that does not say
         return law
+    if getattr(support, "base_constraint", support) is dist.constraints.real:
+        return law
+    if isinstance(law, dist.Independent):
+        return Supported(law.base_dist, law.reinterpreted_batch_ndims)
+    return Supported(law, 0)
 
 
 def _check_unit(x: Tensor, purpose: str) -> None:

@@ -76,7 +76,7 @@ class VAE(nn.Module):
         self.likelihood = as_likelihood(likelihood).to(like)
         self.prior = as_prior(prior, self.latent_dim).to(like)
         self.posterior = as_posterior(posterior, self.latent_dim).to(like)
-        self.prior.attach(self.q)
+        self.prior.attach(self)
         self.recipe: dict[str, Any] | None = None
 
     def model(self, x: Tensor, num_points: int | None = None) -> None:
@@ -124,11 +124,11 @@ class VAE(nn.Module):
 
     def draw_latent(self) -> Tensor:
         """Draw what the decoder needs from the prior, as Pyro sites."""
-        return pyro.sample("z", self.prior())
+        return pyro.sample("z", of_size(self.prior(), self.latent_dim, "prior"))
 
     def draw_code(self, x: Tensor) -> None:
         """Draw the latent variables from q(z | x), as Pyro sites."""
-        law = self.q(x)
+        law = of_size(self.q(x), self.latent_dim, "posterior")
         check_caller(len(x), scaled=False, reparameterized=law.has_rsample)
         pyro.sample("z", law)
 
@@ -150,9 +150,15 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Array) -> Tensor:
-        """Return the mean of q(z | x), shape (N, L), for points of shape (N, D)."""
+        """Return the mean of q(z | x), shape (N, L), for points of shape (N, D).
+
+        Raises:
+            ValueError: If the likelihood cannot have produced `x`.
+        """
+        x = self.points(x)
+        self.likelihood.check(x)
         with evaluating(self):
-            return self.q(self.points(x)).mean
+            return self.q(x).mean
 
     @torch.no_grad()
     def decode(self, z: Array) -> Tensor:
@@ -199,6 +205,11 @@ class VAE(nn.Module):
         if name == "x" and x.shape[1] != data_dim:
             raise ValueError(f"x must have {data_dim} columns, got {x.shape[1]}")
         parameter = next(self.parameters(), x)
+        if x.abs().amax() > torch.finfo(parameter.dtype).max:
+            raise ValueError(
+                f"{name} must be within the range of the networks' {parameter.dtype}, got "
+                f"{x.abs().amax().item():g}"
+            )
         return x.to(dtype=parameter.dtype, device=parameter.device)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -249,6 +260,20 @@ def _register(module: nn.Module) -> None:
         if name is None:
             name = _names[module] = f"vae_{next(_numbers)}"
         pyro.module(name, module)
+
+
+def of_size(law: dist.TorchDistribution, size: int, name: str) -> dist.TorchDistribution:
+    """Return the law, or refuse one of another size: it would be broadcast.
+
+    Raises:
+        ValueError: If it is not of vectors of so many numbers.
+    """
+    if law.event_shape != (size,):
+        raise ValueError(
+            f"{name} must give a law of {size} numbers, got event shape "
+            f"{tuple(law.event_shape)}: check the networks' sizes, and .to_event(1)"
+        )
+    return law
 
 
 def _points(x: Tensor, num_points: int | None) -> Any:

@@ -30,6 +30,8 @@ Reference:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -37,6 +39,7 @@ from pyro.distributions import TorchDistribution
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
+from torch.nn.modules.dropout import _DropoutNd as Dropout
 
 from pplvae.infer.program import sample_sites
 from pplvae.optimize import Schedule
@@ -131,7 +134,7 @@ class ELBO(Objective):
         if self.gradient in ("score", "baseline"):
             return _score(vae, x, self.num_particles, baseline=self.gradient == "baseline")
         if self.gradient == "stl":
-            return _stl(vae, x, self.num_particles)
+            return self._path_only(vae, x)
         if self.kl == "sampled" and self.is_elbo:
             loss = _trace_elbo(self.num_particles)(vae.joint, vae.recognition, x)
             return loss, -loss.detach()
@@ -139,11 +142,21 @@ class ELBO(Objective):
 
     def _weighted(self, vae: VAE, x: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         draws = particles.draw(vae, x, self.num_particles)
+        _check_paths(draws.guides, self)
         weight = self.kl_weight(progress) if callable(self.kl_weight) else self.kl_weight
+        check_in_range("kl_weight", weight, 0.0)
         reconstruction = draws.log_likelihood.mean(0).sum()
         kl = self._kl(draws).sum()
         price = weight * (self._floored(draws) if self.free_bits else kl)
         return price - reconstruction, (reconstruction - kl).detach()
+
+    def _path_only(self, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
+        draws = particles.draw(vae, x, self.num_particles)
+        _check_paths(draws.guides, self)
+        _check_one_pass(vae, draws.guides)
+        log_weight = draws.log_weight + _score_removed(vae, x, draws.values, draws.guides)
+        loss = -log_weight.mean(0).sum()
+        return loss, -loss.detach()
 
     def _kl(self, draws: Particles) -> Tensor:
         """Return the KL of each point, shape (B,)."""
@@ -202,9 +215,27 @@ class IWAE(Objective):
     def estimate(self, vae: VAE, x: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
         """Return −IWAE_K and the ELBO on the same draws, both summed over the batch."""
         if self.gradient == "dreg":
-            return _dreg(vae, x, self.num_particles)
-        log_weight = particles.draw(vae, x, self.num_particles).log_weight
+            return self._doubly(vae, x)
+        draws = particles.draw(vae, x, self.num_particles)
+        _check_paths(draws.guides, self)
+        log_weight = draws.log_weight
         return -_iwae(log_weight).sum(), log_weight.detach().mean(0).sum()
+
+    def _doubly(self, vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, laws = particles.propose(vae, x, self.num_particles)
+        _check_paths(laws, self)
+        _check_one_pass(vae, laws)
+        shares: list[Tensor] = []  # w̃, known by the time the slopes pass through z
+        hooked = {name: value.view_as(value) for name, value in values.items()}
+        for value in hooked.values():
+            if value.requires_grad:
+                value.register_hook(lambda slope: slope * shares[0].unsqueeze(-1))
+        log_q = _log_guide(vae, x, hooked, laws) - _score_removed(vae, x, values, laws)
+        log_weight = particles.log_joint(vae, x, hooked) - log_q
+        shares.append(log_weight.detach().softmax(0))
+        bound = _iwae(log_weight.detach()).sum()
+        surrogate = (shares[0] * log_weight).sum()
+        return surrogate.detach() - surrogate - bound, log_weight.detach().mean(0).sum()
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {"elbo": ELBO, "iwae": IWAE}
@@ -260,9 +291,10 @@ def _only(draws: Particles) -> tuple[TorchDistribution, TorchDistribution]:
 
 
 def _score(vae: VAE, x: Tensor, size: int, *, baseline: bool) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        values = particles.draw(vae, x, size).values
-    log_p, log_q = particles.log_joint(vae, x, values), particles.log_guide(vae, x, values)
+    # One pass of the guide: dropout must not draw z from one q and score it under another.
+    values, laws = particles.propose(vae, x, size, paths=False)
+    log_q = reduce(add, (law.log_prob(values[name]) for name, law in laws.items()))
+    log_p = particles.log_joint(vae, x, values)
     log_weight = (log_p - log_q).detach()
     signal = log_weight - _others(log_weight) if baseline else log_weight
     bound = log_weight.mean(0).sum()
@@ -271,33 +303,35 @@ def _score(vae: VAE, x: Tensor, size: int, *, baseline: bool) -> tuple[Tensor, T
 
 
 def _others(values: Tensor) -> Tensor:
-    """Return the mean of a point's other draws; of the other points where there is one draw."""
+    """Return the mean of a point's other draws; of the other points where there is one draw.
+
+    Zeros where there are no others: also known without z.
+    """
     num_particles, num_points = values.shape
     axis, size = (0, num_particles) if num_particles > 1 else (1, num_points)
     if size < 2:
-        raise ValueError("gradient 'baseline' must have 2 draws or 2 points, got 1")
+        return torch.zeros_like(values)
     return (values.sum(axis, keepdim=True) - values) / (size - 1)
 
 
-def _stl(vae: VAE, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    draws = particles.draw(vae, x, size)
-    loss = -(draws.log_weight + _score_removed(vae, x, draws.values, draws.guides)).mean(0).sum()
-    return loss, -loss.detach()
+def _check_paths(laws: Laws, objective: Objective) -> None:
+    """Refuse draws without a path, whose gradient would be silently wrong or zero."""
+    pathless = [name for name, law in laws.items() if not law.has_rsample]
+    if pathless:
+        raise ValueError(
+            f"objective must be ELBO(gradient='score') or 'baseline' for a posterior without "
+            f"rsample, of {pathless}, got {objective}"
+        )
 
 
-def _dreg(vae: VAE, x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    values, laws = particles.propose(vae, x, size)
-    shares: list[Tensor] = []  # w̃, known by the time the slopes pass through z
-    hooked = {name: value.view_as(value) for name, value in values.items()}
-    for value in hooked.values():
-        if value.requires_grad:
-            value.register_hook(lambda slope: slope * shares[0].unsqueeze(-1))
-    log_q = _log_guide(vae, x, hooked, laws) - _score_removed(vae, x, values, laws)
-    log_weight = particles.log_joint(vae, x, hooked) - log_q
-    shares.append(log_weight.detach().softmax(0))
-    bound = _iwae(log_weight.detach()).sum()
-    surrogate = (shares[0] * log_weight).sum()
-    return surrogate.detach() - surrogate - bound, log_weight.detach().mean(0).sum()
+def _check_one_pass(vae: VAE, laws: Laws) -> None:
+    """Refuse a guide of several sites, which is run twice, with dropout, which differs then."""
+    parts = [part for module in vae.guide_parts() for part in module.modules()]
+    if len(laws) > 1 and any(isinstance(p, Dropout) and p.training and p.p for p in parts):
+        raise ValueError(
+            "gradient must be 'reparameterized' for several latent sites and dropout in the "
+            "guide, whose score would be taken under another mask, got 'stl' or 'dreg'"
+        )
 
 
 def _score_removed(vae: VAE, x: Tensor, values: dict[str, Tensor], laws: Laws) -> Tensor:

@@ -23,6 +23,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pplvae.infer.program import sample_sites
+from pplvae.infer.score import LosePaths
 from pplvae.vae.model import VAE
 
 
@@ -74,11 +75,19 @@ def draw(vae: VAE, x: Tensor, num_particles: int = 1) -> Particles:
 
 
 def propose(
-    vae: VAE, x: Tensor, num_particles: int = 1
+    vae: VAE, x: Tensor, num_particles: int = 1, *, paths: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, TorchDistribution]]:
-    """Return draws from the guide, shape (K, B, L), and the law of each, by latent site."""
+    """Return draws from the guide, shape (K, B, L), and the law of each, by latent site.
+
+    Args:
+        vae: The VAE, in whatever mode it is.
+        x: Points as `likelihood.prepare` gives them, shape (B, D).
+        num_particles: Draws K for each.
+        paths: Whether the draws have a gradient; else only the laws have, at fixed draws.
+    """
+    guide = vae.recognition if paths else LosePaths(baseline=False)(vae.recognition)
     with pyro.validation_enabled(False), pyro.plate("particles", num_particles, dim=-2):
-        sites = sample_sites(poutine.trace(vae.recognition).get_trace(x))
+        sites = sample_sites(poutine.trace(guide).get_trace(x))
     values = {name: site["value"] for name, site in sites.items()}
     return values, {name: site["fn"] for name, site in sites.items()}
 

@@ -77,6 +77,17 @@ def test_one_temperature_is_importance_sampling(start: str) -> None:
     torch.testing.assert_close(one.per_point, other.per_point)
 
 
+def test_no_step_is_taken_whose_end_no_weight_asks_for() -> None:
+    model, evidence = world()
+    runs = list[int]()
+    model.decoder.register_forward_hook(lambda *call: runs.append(len(call[2])))
+    law = Annealing(5, num_leapfrog=3, num_pilots=0)
+    with torch.no_grad():
+        law(model, evidence.sample((4,)), 2)
+    # One run draws the start, one takes the slopes there, and 4 of 5 transitions follow.
+    assert len(runs) == 2 + 4 * 3
+
+
 def test_pilots_mend_a_bad_step_size() -> None:
     model, evidence = world()
     x = evidence.sample((100,))
@@ -89,7 +100,7 @@ def test_pilots_mend_a_bad_step_size() -> None:
 def test_points_take_steps_of_their_own() -> None:
     law, (model, evidence) = Annealing(80, num_leapfrog=3), world()
     x = evidence.sample((30,))
-    first = [torch.full((30,), 0.001)] * 80
+    first = [torch.full((30,), 0.001)] * 79  # none after the last temperature
     with torch.no_grad():
         _, taken = law._run(model, x, 8, first, adapt=True)
     assert taken[-1].min() > 0.01

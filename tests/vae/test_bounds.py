@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from pplvae import vae
 from pplvae.infer import inference_data
-from pplvae.vae import VAE, bounds
+from pplvae.vae import VAE, bounds, information
+from pplvae.vae.amortization import amortization_gap
+from pplvae.vae.distributions import DiagonalGaussian
 from pplvae.vae.hierarchical import HierarchicalVAE
 from pplvae.vae.weights import pareto_k, weigh
 
@@ -216,9 +218,76 @@ def test_no_more_is_decoded_at_once_than_memory_allows(num_samples: int) -> None
     world, seen = Linear(), []
     world.vae.decoder.register_forward_hook(lambda *call: seen.append(call[2].numel()))
     x = world.evidence.sample((20,))
-    quiet(world.vae, x, num_samples=num_samples, memory=90)
+    # The widest layer is the encoder's, of 4 numbers: 30 draws of the decoder's 3 at once. One
+    # draw of one point measures that.
+    quiet(world.vae, x, num_samples=num_samples, memory=120)
     assert max(seen) == 90
-    assert sum(seen) == 20 * num_samples * 3
+    assert sum(seen) == (20 * num_samples + 1) * 3
+
+
+def largest(model: VAE, call: Callable[[], object]) -> int:
+    """Return the numbers of the largest tensor that a layer or a mixture gave in a call."""
+    seen = list[int]()
+    hooks = [
+        part.register_forward_hook(
+            lambda *call: seen.append(call[2].numel()) if isinstance(call[2], Tensor) else None
+        )
+        for part in model.modules()
+    ]
+    each = DiagonalGaussian.log_prob
+
+    def noted(law: DiagonalGaussian, value: Tensor) -> Tensor:
+        found = each(law, value)
+        seen.append(found.numel() * value.shape[-1])
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiagonalGaussian, "log_prob", noted)
+        call()
+    for hook in hooks:
+        hook.remove()
+    return max(seen)
+
+
+def wide() -> VAE:
+    return vae.mlp(2, 2, hidden_dims=(500,), likelihood="gaussian", dtype=torch.float64, seed=0)
+
+
+def crowded() -> VAE:
+    prior = vae.priors.VampPrior(2, 100, data=torch.randn(100, 2))
+    return vae.mlp(
+        2, 2, hidden_dims=(5,), likelihood="gaussian", prior=prior, dtype=torch.float64, seed=0
+    )
+
+
+def tower() -> VAE:
+    return vae.hierarchical(
+        2, (2, 2), hidden_dims=(90,), likelihood="gaussian", dtype=torch.float64, seed=0
+    )
+
+
+def images() -> VAE:
+    # 5 channels of 4 × 4 places from 8 × 8 pixels: 80 numbers against 64.
+    return vae.conv((8, 8), 2, channels=(5,), likelihood="gaussian", dtype=torch.float64, seed=0)
+
+
+@pytest.mark.parametrize("make", [wide, crowded, tower, images])
+def test_memory_is_for_the_widest_thing_that_a_draw_needs(
+    make: Callable[[], VAE], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(information, "MEMORY", 20_000)
+    model = make()
+    x = torch.randn(20, 64 if make is images else 2)
+    quick = {"seed": SEED, "progress": False}
+    calls: list[Callable[[], object]] = [
+        lambda: quiet(model, x, num_samples=60, memory=20_000),
+        lambda: bounds.elbo(model, x, num_samples=20, seed=SEED),
+        lambda: bounds.terms(model, x, **quick),  # type: ignore[arg-type]
+        lambda: bounds.terms(model, x.repeat(5, 1), num_points=1, **quick),  # type: ignore[arg-type]
+        lambda: amortization_gap(model, x, num_steps=2, num_samples=8, **quick),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        assert largest(model, call) <= 20_000
 
 
 def test_the_same_seed_gives_the_same_numbers_and_leaves_the_global_ones() -> None:

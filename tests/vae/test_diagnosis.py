@@ -79,6 +79,18 @@ def test_both_bounds_are_taken_at_the_same_noise() -> None:
     assert found.per_point.abs().max() < 0.05
 
 
+def test_the_climb_has_its_gradient_where_the_caller_switched_gradients_off() -> None:
+    x = points(50)
+    model = line(shift=0.8)
+    expected = amortization_gap(model, x, seed=SEED, progress=False)
+    with torch.no_grad():
+        found = amortization_gap(model, x, seed=SEED, progress=False)
+        whole = look(model, x, num_samples=50)
+    torch.testing.assert_close(found.per_point, expected.per_point)
+    assert whole.amortization.value == pytest.approx(0.64, abs=0.2)
+    assert not found.per_point.requires_grad
+
+
 def test_single_precision_does_not_walk_away_from_a_perfect_guide() -> None:
     found = amortization_gap(line().float(), points().float(), seed=SEED, progress=False)
     assert found.value == pytest.approx(0.0, abs=1e-3)

@@ -1,6 +1,7 @@
 """Pyro's own estimators on a VAE: right where they can be, refused where they would be wrong."""
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 
 import pyro
@@ -10,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.infer import (
     SVI,
+    Importance,
     JitTrace_ELBO,
     JitTraceMeanField_ELBO,
     Predictive,
@@ -19,6 +21,7 @@ from pyro.infer import (
     TraceEnum_ELBO,
     TraceGraph_ELBO,
     TraceMeanField_ELBO,
+    TraceTailAdaptive_ELBO,
 )
 from pyro.infer.importance import vectorized_importance_weights
 from pyro.optim import Adam  # type: ignore[attr-defined]
@@ -169,6 +172,48 @@ def test_refuses_weights_summed_over_a_batch(x: Tensor) -> None:
         model.model, model.guide, x[:1], num_samples=3, max_plate_nesting=1
     )
     torch.testing.assert_close(weights, torch.full((3,), log_evidence(x[:1])))
+
+
+def test_refuses_what_else_sums_weights_or_scales_them(x: Tensor) -> None:
+    model = exact()
+    adaptive = TraceTailAdaptive_ELBO(**SEVERAL)
+    refused(
+        lambda: adaptive.loss_and_grads(model.model, model.guide, x),
+        "must not be TraceTailAdaptive_ELBO, which sums",
+    )
+    importance = Importance(model.model, model.guide, num_samples=3)
+    refused(lambda: importance.run(x), "must not be Importance, which sums")
+    renyi = RenyiELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=2)
+
+    def part_of(program: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+        def run(x: Tensor) -> None:
+            with pyro.plate("outer", 1000, subsample_size=1, dim=-2):
+                program(x)
+
+        return run
+
+    refused(
+        lambda: renyi.loss(part_of(model.model), part_of(model.guide), x),
+        "must not be RenyiELBO, which scales log weights",
+    )
+
+
+def test_looking_for_the_caller_keeps_nothing_alive(x: Tensor) -> None:
+    class Big:
+        pass
+
+    def step() -> None:
+        big = Big()
+        Trace_ELBO().loss(model.model, model.guide, x)
+        alive = weakref.ref(big)
+        del big
+        gone.append(alive() is None)
+
+    gone: list[bool] = []
+
+    model = exact()
+    step()
+    assert gone == [True]
 
 
 def test_refuses_a_compiled_bound_that_compiles_each_step(x: Tensor) -> None:

@@ -13,8 +13,8 @@ from pplvae.vae import VAE, published
 from pplvae.vae.builders import conv, hierarchical, linear, mlp
 from pplvae.vae.hierarchical import HierarchicalVAE
 from pplvae.vae.likelihoods import LIKELIHOODS, Gaussian, Likelihood
-from pplvae.vae.posteriors import POSTERIORS
-from pplvae.vae.priors import VampPrior
+from pplvae.vae.posteriors import POSTERIORS, FullNormal
+from pplvae.vae.priors import FlowPrior, VampPrior
 
 BUILT: dict[str, Callable[..., VAE]] = {
     "mlp": lambda **law: mlp(6, 3, hidden_dims=(5, 4), decoder_dims=(7,), squash=True, **law),
@@ -71,12 +71,15 @@ def test_named_priors_and_posteriors_come_back(
     assert same(model, VAE.load(tmp_path / "vae"), torch.ones(5, 6))
 
 
-def test_laws_with_settings_of_their_own_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vamp", [False, True])
+def test_laws_with_settings_of_their_own_come_back(vamp: bool, tmp_path: Path) -> None:
     laws: dict[str, Any] = {
         "likelihood": Gaussian(predicted=True, start=0.3),
-        "prior": VampPrior(3, 4, data=torch.randn(9, 6)),
+        "prior": FlowPrior(3, 1, [6], reverse=False),
         "posterior": POSTERIORS["iaf"](3, 1, 5),  # type: ignore[call-arg]
     }
+    if vamp:
+        laws |= {"prior": VampPrior(3, 4, data=torch.randn(9, 6)), "posterior": FullNormal()}
     model = mlp(6, 3, hidden_dims=(5,), **laws)
     model.save(tmp_path / "vae")
     again = VAE.load(tmp_path / "vae")
@@ -173,8 +176,17 @@ def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["vae"]
 
 
-def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
-    mlp(6, 3).save(tmp_path / "vae")
+@pytest.mark.parametrize(
+    "laws",
+    [
+        {"prior": "mixture"},
+        {"prior": "flow"},
+        {"posterior": "iaf"},
+        {"prior": VampPrior(3, 4, data_dim=6)},
+    ],
+)
+def test_loading_leaves_the_random_state_alone(laws: dict[str, Any], tmp_path: Path) -> None:
+    mlp(6, 3, **laws).save(tmp_path / "vae")
     before = torch.get_rng_state()
     VAE.load(tmp_path / "vae")
     assert torch.equal(before, torch.get_rng_state())

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,12 +249,49 @@ def test_a_learned_scale_finds_the_noise_and_never_vanishes() -> None:
         optimizer.zero_grad()
         (-likelihood(torch.zeros(500, 2)).log_prob(x).sum()).backward()
         optimizer.step()
-    torch.testing.assert_close(likelihood.log_scale.exp().detach(), x.square().mean().sqrt())
+    found = likelihood(x).stddev[0, 0].detach()
+    torch.testing.assert_close(found, x.square().mean().sqrt())
     with torch.no_grad():
         likelihood.log_scale.fill_(-50.0)
-    assert likelihood(x).stddev.min().item() == pytest.approx(Gaussian.LEAST)
+    assert likelihood(x).stddev.min().item() == pytest.approx(3 / 1000)
     assert not any(p.requires_grad for p in Gaussian(0.5).parameters())
     assert Gaussian(1e-5)(x).stddev.min().item() == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("start", [1e-6, 1e-4, 1.0, 1e6])
+def test_a_learned_scale_begins_at_its_start_and_moves_in_any_units(start: float) -> None:
+    likelihood, x = Gaussian(start=start), 2 * start * torch.randn(500, 2)
+    assert likelihood(x).stddev[0, 0].item() == pytest.approx(start, rel=1e-12)
+    optimizer = torch.optim.Adam(likelihood.parameters(), lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (-likelihood(torch.zeros(500, 2)).log_prob(x).sum()).backward()
+        optimizer.step()
+    found = likelihood(x).stddev[0, 0].item()
+    assert found == pytest.approx(x.square().mean().sqrt().item(), rel=1e-6)
+    with torch.no_grad():
+        likelihood.log_scale.fill_(math.log(start) - 12)  # deep below the floor
+    optimizer.zero_grad()
+    (-likelihood(torch.zeros(500, 2)).log_prob(x).sum()).backward()
+    # −dlog p/dσ = 1000 / σ − Σ x² / σ³, and dσ/d log s = s² / σ.
+    s = start * math.exp(-12)
+    sigma = math.hypot(s, 1e-3 * start)
+    slope = (1000 / sigma - x.square().sum().item() / sigma**3) * s**2 / sigma
+    assert likelihood.log_scale.grad.item() == pytest.approx(slope, rel=1e-9)  # type: ignore[union-attr]
+
+
+def test_a_fixed_scale_is_the_number_that_was_given_in_double_precision() -> None:
+    with_float = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        likelihood = Gaussian(0.3)
+    finally:
+        torch.set_default_dtype(with_float)
+    model = VAE(nn.Linear(3, 2).double(), nn.Linear(1, 3).double(), likelihood, 1)
+    scale = model.p(torch.zeros(2, 1)).stddev
+    assert scale.dtype == torch.float64
+    assert scale[0, 0].item() == pytest.approx(0.3, rel=1e-15)
+    assert not list(likelihood.state_dict())
 
 
 # --- levels --------------------------------------------------------------------------------------
@@ -541,6 +579,37 @@ def test_takes_a_function_that_gives_logits() -> None:
     law = likelihoods.Given(lambda o: dist.Bernoulli(logits=o).to_event(1))
     output, x = torch.randn(2, 3), torch.ones(2, 3)
     torch.testing.assert_close(law(output).log_prob(x), Bernoulli()(output).log_prob(x))
+
+
+@pytest.mark.parametrize("objective", [vae.ELBO(), vae.IWAE(3)])
+def test_a_function_refuses_what_its_law_cannot_produce(objective: Any) -> None:
+    def law(output: Tensor) -> Any:
+        return dist.Bernoulli(logits=output).to_event(1)
+
+    model, grey = vae.mlp(3, 1, likelihood=law), torch.rand(20, 3)  # type: ignore[arg-type]
+    message = r"x must be in the support of the likelihood's Bernoulli, .*Boolean.* binarize"
+    with pytest.raises(ValueError, match=message):
+        vae.fit(model, grey, objective=objective, num_epochs=1, progress=False)
+    with pyro.validation_enabled(False):
+        for bound in (vae.bounds.elbo, vae.bounds.iwae):
+            with pytest.raises(ValueError, match=message):
+                bound(model, grey, num_samples=2)
+        with pytest.raises(ValueError, match=message):
+            model.p(torch.zeros(1, 1)).expand(torch.Size([4, 20])).log_prob(grey)
+    vae.fit(model, grey.round(), objective=objective, num_epochs=1, progress=False)
+
+
+def test_a_function_whose_law_can_produce_anything_gives_that_law_itself() -> None:
+    class Silent(dist.TorchDistribution):
+        def __init__(self, size: int) -> None:
+            super().__init__(event_shape=torch.Size([size]), validate_args=False)
+
+    normal, silent = dist.Normal(torch.zeros(3), 1.0).to_event(1), Silent(3)
+    for law in (normal, silent):
+        assert likelihoods.Given(lambda _, law=law: law)(torch.zeros(3)) is law
+    poisson = likelihoods.Given(lambda o: dist.Poisson(o.exp()).to_event(1))(torch.zeros(3))
+    with pytest.raises(ValueError, match="likelihood's Poisson"):
+        poisson.log_prob(torch.tensor([1.0, -1.0, 2.0]))
 
 
 def test_refuses_an_output_or_data_of_another_size() -> None:

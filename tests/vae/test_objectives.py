@@ -259,6 +259,74 @@ def test_refuses_what_does_not_go_together(make: Any, message: str) -> None:
         make()
 
 
-def test_a_baseline_needs_another_draw_or_point() -> None:
-    with pytest.raises(ValueError, match="'baseline' must have 2 draws or 2 points, got 1"):
-        ELBO(gradient="baseline")(linear(), X[:1])
+def test_a_single_draw_of_a_single_point_has_no_baseline() -> None:
+    model, x = linear(), X[:1]
+    with randomness.scope(0):
+        alone = slope(model, ELBO(gradient="baseline")(model, x))
+    with randomness.scope(0):
+        torch.testing.assert_close(alone, slope(model, ELBO(gradient="score")(model, x)))
+
+
+class Pathless(dist.Normal):
+    has_rsample = False
+
+
+def pathless(output: Tensor) -> dist.TorchDistribution:
+    return Pathless(output[..., :1], output[..., 1:].exp()).to_event(1)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [IWAE(5), IWAE(5, "dreg"), ELBO(gradient="stl"), ELBO(kl_weight=0.5), ELBO(kl="analytic")],
+    ids=repr,
+)
+def test_refuses_draws_without_a_gradient(objective: Objective) -> None:
+    model = VAE(nn.Linear(1, 2), nn.Linear(1, 1), unit_normal, 1, posterior=pathless)
+    with pytest.raises(ValueError, match=r"for a posterior without rsample, of \['z'\]"):
+        objective(model, X)
+
+
+def test_draws_without_a_gradient_have_a_score() -> None:
+    model, wished = linear(), linear()
+    model.posterior = vae.posteriors.as_posterior(pathless, 1)
+    for objective in (ELBO(), ELBO(gradient="baseline", num_particles=4)):
+        exact = torch.sub(*reconstruction_and_kl(wished)).sum()
+        values, slopes = estimates(model, objective, 80)
+        assert agrees(values, -exact.detach())
+        assert agrees(slopes, slope(wished, -exact))
+
+
+def test_dropout_scores_z_under_the_q_that_drew_it() -> None:
+    model = linear()
+    model.encoder = nn.Sequential(model.encoder, nn.Dropout(0.5))
+    plain, scored = (
+        estimates(model, ELBO(gradient=gradient, num_particles=20), 400)
+        for gradient in ("reparameterized", "baseline")
+    )
+    for one, two in zip(plain, scored, strict=True):
+        error = ((one.var(0) + two.var(0)) / 400).sqrt()
+        assert ((one.mean(0) - two.mean(0)).abs() < 4 * error).all()
+
+
+def test_refuses_to_score_two_layers_under_two_masks() -> None:
+    model = vae.hierarchical(1, (2, 1), likelihood="gaussian", seed=0)
+    model.encoder = nn.Sequential(nn.Dropout(0.5), model.encoder)
+    with pytest.raises(ValueError, match="'reparameterized' for several latent sites and dropout"):
+        IWAE(3, "dreg")(model, X)
+    IWAE(3, "dreg")(model.eval(), X)
+
+
+@pytest.mark.parametrize("weight", [-1.0, math.nan])
+def test_refuses_a_schedule_of_negative_weights(weight: float) -> None:
+    with pytest.raises(ValueError, match="kl_weight must be"):
+        ELBO(kl_weight=lambda progress: weight)(linear(), X)
+
+
+def test_refuses_networks_that_would_broadcast_the_code() -> None:
+    model = VAE(nn.Linear(1, 2), nn.Linear(1, 1), unit_normal, 5)
+    for objective in (ELBO(), IWAE(3)):
+        with pytest.raises(ValueError, match=r"posterior must give a law of 5 numbers, .*\(1,\)"):
+            objective(model, X)
+    flat = VAE(nn.Linear(1, 2), nn.Linear(1, 1), unit_normal, 1, prior=lambda: dist.Normal(0, 1.0))
+    with pytest.raises(ValueError, match=r"prior must give a law of 1 numbers, .*to_event"):
+        IWAE(3)(flat, X)

@@ -113,12 +113,14 @@ def test_fit_moves_every_weight_and_the_vae_samples(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_built_again_by_name(kind: str) -> None:
     model = small_vae(KINDS[kind](3))
+    z = torch.randn(9, 3)
+    expected = model.prior().log_prob(z)
     again = PRIORS[kind](3, **model.prior.config())
     assert again.config() == model.prior.config()
     again.load_state_dict(model.prior.state_dict())
-    again.attach(model.q)
-    z = torch.randn(9, 3)
-    torch.testing.assert_close(again().log_prob(z), model.prior().log_prob(z))
+    model.prior = again
+    again.attach(model)
+    torch.testing.assert_close(again().log_prob(z), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,9 +223,9 @@ def test_refuses_the_slow_direction_and_says_what_to_use() -> None:
         as_prior(InverseAutoregressive(3), 3)  # type: ignore[arg-type]
     prior = VampPrior(3, 6, data=torch.randn(20, D))
     guide = InverseAutoregressive(3, 2, 2)
-    model = VAE(nn.Linear(D, 8), nn.Linear(3, D), "gaussian", 3, prior, guide)
-    with pytest.raises(ValueError, match=r"in a VampPrior, .* DiagonalNormal or FullNormal"):
-        particles.draw(model, torch.randn(4, D), 2)
+    with pytest.raises(ValueError, match=r"for a VampPrior, .* got Inv.* DiagonalNormal or Full"):
+        VAE(nn.Linear(D, 8), nn.Linear(3, D), "gaussian", 3, prior, guide)
+    small_vae(prior)  # and after the refusal the prior is still free
 
 
 def test_refuses_a_vamp_prior_that_is_none() -> None:
@@ -236,10 +238,50 @@ def test_refuses_a_vamp_prior_that_is_none() -> None:
         VampPrior(3, 21, data=data)
     with pytest.raises(ValueError, match="prior must be given to a VAE before it is a law"):
         VampPrior(3, 5, data=data)()
+    with pytest.raises(ValueError, match="limits must be None where data are given"):
+        VampPrior(3, 5, data=data, limits=(0, 1))
+    with pytest.raises(ValueError, match=r"limits must be the least number .* got \(1, 0\)"):
+        VampPrior(3, 5, data_dim=D, limits=(1, 0))
+    with pytest.raises(ValueError, match="as many columns as the encoder takes, got 4"):
+        small_vae(VampPrior(3, 5, data=data[:, :4]))
     prior = VampPrior(3, 5, data=data)
     small_vae(prior)
     with pytest.raises(ValueError, match="must be a VampPrior of this VAE's own"):
         small_vae(prior)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "discretized_logistic", "gaussian"])
+def test_pseudo_inputs_are_not_shut_in_the_unit_interval_where_data_are_not(
+    likelihood: str,
+) -> None:
+    with pytest.raises(ValueError, match=r"limits, or data, must be given .* got neither for"):
+        vae.mlp(D, 3, likelihood=likelihood, prior=VampPrior(3, 9, data_dim=D))
+    prior = VampPrior(3, 9, data_dim=D, limits=(0, 255))
+    vae.mlp(D, 3, likelihood=likelihood, prior=prior)
+    # Of 45 uniform draws none is above 128 with probability 3e-14.
+    assert prior.pseudo_inputs.min() >= 0
+    assert 128 < prior.pseudo_inputs.max() <= 255
+    for unit in ("bernoulli", "continuous_bernoulli"):
+        vae.mlp(D, 3, likelihood=unit, prior=VampPrior(3, 9, data_dim=D))
+
+
+def test_pseudo_inputs_leave_the_running_averages_of_batch_norm_to_the_data() -> None:
+    norm = nn.BatchNorm1d(8, momentum=1.0)  # remembers the last batch alone
+    encoder = nn.Sequential(nn.Linear(D, 8), norm, nn.Linear(8, 6))
+    x = torch.randn(50, D)
+    prior = VampPrior(3, 6, data=x + 1)
+    model = VAE(encoder, nn.Linear(3, D), "gaussian", 3, prior)
+    assert not norm.num_batches_tracked  # making the VAE was no batch
+    particles.draw(model, x, 2).log_weight.sum().backward()
+    assert norm.running_mean is not None
+    torch.testing.assert_close(norm.running_mean, encoder[0](x).mean(0).detach())
+    assert prior.free.grad is not None
+    assert prior.free.grad.abs().min() > 0
+    # So the prior that is trained is the prior that is judged.
+    z = torch.randn(9, 3)
+    trained = prior().log_prob(z)
+    assert norm.training
+    torch.testing.assert_close(model.eval().prior().log_prob(z), trained)
 
 
 def test_refuses_names_and_things_that_are_no_prior() -> None:
