@@ -180,6 +180,16 @@ plots.pairs(shown, model.reconstruct(shown), digits.shape, ax=axes[0])
 axes[0].set_title("held-out digits over their reconstructions", fontsize=10)
 plots.mosaic(model.sample(40, noise=False, seed=0), digits.shape, columns=20, ax=axes[1])
 _ = axes[1].set_title("new ones", fontsize=10)
+
+# %% [markdown]
+# The ELBO is below $\log p(x)$ by as much as the guide misses. `diagnose` says by how much, whether the
+# weighted draws that tell can be believed (k-hat), and what part of the code is in use;
+# [the third notebook](03_vae.ipynb) goes on from here.
+
+# %%
+points = {"num_samples": 40, "num_points": 20, "num_steps": 5} if SMOKE else {"num_points": 150}
+vae.diagnose(model, x[trained.held_out], **points, **quiet)
+
 # %% [markdown]
 # With two latent variables the learned manifold can be seen: an even grid on the unit square, pushed
 # through the inverse normal distribution function and decoded.
@@ -188,6 +198,6 @@ _ = axes[1].set_title("new ones", fontsize=10)
 flat = vae.mlp(64, 2, likelihood=vae.Bernoulli("dynamic"), dtype=torch.float32, seed=0)
 vae.fit(flat, x, num_epochs=2 if SMOKE else 200, **quiet)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.8), layout="constrained")
-plots.manifold(vae.manifold.grid(flat, 18), digits.shape, ax=left)
-plots.points(flat.encode(x), digits.labels, ax=right)
+plots.manifold(vae.manifold.grid(flat, 18), digits.shape, limits=(0, 1), ax=left)
+plots.points(flat.encode(x), digits.labels, centers=True, ax=right)
 _ = right.set(xlabel="$z_1$", ylabel="$z_2$")

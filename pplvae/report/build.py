@@ -200,6 +200,8 @@ def _write(study: Study, sections: list[Section], folder: Path) -> Report:
     files["index.html"] = _writer(page.render(study.dataset.name, sections).encode())
     numbers = {section.name: _said(section) for section in sections}
     numbers["files"] = [*files, "numbers.json"]
+    if study.dataset.is_image:  # the map to [0, 1], by which `pplvae vae evaluate` goes
+        numbers["units"] = [study.dataset.x.min().item(), study.dataset.x.max().item()]
     content = json.dumps(_finite(numbers), indent=2, allow_nan=False).encode()
     files["numbers.json"] = _writer(content)
     for name in _written(folder):

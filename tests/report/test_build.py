@@ -44,7 +44,7 @@ def test_the_page_is_self_contained(digits_report: Report) -> None:
 
 def test_numbers_draws_and_vae_stand_beside_the_page(digits_report: Report) -> None:
     numbers = json.loads((digits_report.folder / "numbers.json").read_text())
-    assert list(numbers) == [*STAGES, "files"]
+    assert list(numbers) == [*STAGES, "files", "units"]
     low, high = numbers["dimension"]["interval_95"]
     assert low < numbers["dimension"]["dimension"] < high
     assert numbers["run"]["seed"] == 0
