@@ -14,8 +14,6 @@ Reference:
 
 import math
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor
@@ -146,7 +144,7 @@ def _log_weight(vae: VAE, x: Tensor, laws: Laws, num_particles: int) -> Tensor:
     fixed = {
         n: DiagonalGaussian(law.loc.detach(), law.log_scale.detach()) for n, law in laws.items()
     }
-    log_q = reduce(add, (fixed[name].log_prob(z) for name, z in values.items()))
+    log_q = particles.sum_of(fixed[name].log_prob(z) for name, z in values.items())
     return particles.log_joint(vae, x, values) - log_q
 
 

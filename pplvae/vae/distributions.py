@@ -28,7 +28,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import Independent, Normal, TorchDistribution, constraints
 from torch import Tensor
 from torch.distributions import register_kl
 
@@ -279,6 +279,13 @@ class ContinuousBernoulliLaw(Independents):
         slope = -logits.abs().clamp(min=1e-30)  # v itself comes out where ℓ is zero
         x = torch.log1p(torch.rand_like(slope) * torch.expm1(slope)) / slope
         return torch.where(logits > 0, 1 - x, x).clamp(0, 1)
+
+
+def as_diagonal(law: TorchDistribution) -> DiagonalGaussian | None:
+    """Return a law of independent normals as such, or None where it is another."""
+    if isinstance(law, Independent) and isinstance(law.base_dist, Normal):
+        return DiagonalGaussian(law.base_dist.loc, law.base_dist.scale.log())
+    return law if isinstance(law, DiagonalGaussian) else None
 
 
 def kl_by_dimension(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:

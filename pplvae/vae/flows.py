@@ -25,13 +25,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro.distributions import Independent, MultivariateNormal, Normal
+from pyro.distributions import MultivariateNormal
 from pyro.distributions.torch import TransformedDistribution  # pyright: ignore
 from pyro.distributions.transforms import AffineAutoregressive
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
-from pplvae.vae.distributions import DiagonalGaussian
+from pplvae.vae.distributions import DiagonalGaussian, as_diagonal
 from pplvae.validation import check_whole
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ def push(law: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: If the law is no such one.
     """
-    if isinstance(law, Independent) and isinstance(law.base_dist, Normal):
-        law = DiagonalGaussian(law.base_dist.loc, law.base_dist.scale.log())
+    law = as_diagonal(law) or law
     if isinstance(law, DiagonalGaussian):
         point, ladj = law.loc + law.log_scale.exp() * noise, law.log_scale.sum(-1)
     elif isinstance(law, MultivariateNormal):

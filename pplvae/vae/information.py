@@ -20,14 +20,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from pyro.distributions import Independent, Normal, TorchDistribution
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pplvae import randomness
 from pplvae.vae import particles
-from pplvae.vae.distributions import DiagonalGaussian, kl_by_dimension
+from pplvae.vae.distributions import DiagonalGaussian, as_diagonal, kl_by_dimension
 from pplvae.vae.hierarchical import DrawnFirst
 from pplvae.vae.model import VAE, evaluating
 from pplvae.vae.particles import Particles
@@ -181,10 +181,7 @@ def kl_of(draws: Particles) -> Tensor:
 
 def diagonal(law: TorchDistribution) -> DiagonalGaussian | None:
     """Return a law of independent normals as such, or None where it is another."""
-    law = law.law if isinstance(law, DrawnFirst) else law
-    if isinstance(law, Independent) and isinstance(law.base_dist, Normal):
-        return DiagonalGaussian(law.base_dist.loc, law.base_dist.scale.log())
-    return law if isinstance(law, DiagonalGaussian) else None
+    return as_diagonal(law.law if isinstance(law, DrawnFirst) else law)
 
 
 def mean_of(law: TorchDistribution, values: Tensor) -> Tensor:

@@ -202,13 +202,13 @@ class VAE(nn.Module):
         """
         x = as_points(x, name=name)
         data_dim = (self.recipe or {}).get("data_dim", x.shape[1])
-        if name == "x" and x.shape[1] != data_dim:
-            raise ValueError(f"x must have {data_dim} columns, got {x.shape[1]}")
-        parameter = next(self.parameters(), x)
-        if x.abs().amax() > torch.finfo(parameter.dtype).max:
+        if name != "z" and x.shape[1] != data_dim:
+            raise ValueError(f"{name} must have {data_dim} columns, got {x.shape[1]}")
+        parameter, largest = next(self.parameters(), x), x.abs().amax().item()
+        if largest > torch.finfo(parameter.dtype).max:
             raise ValueError(
                 f"{name} must be within the range of the networks' {parameter.dtype}, got "
-                f"{x.abs().amax().item():g}"
+                f"{largest:g}"
             )
         return x.to(dtype=parameter.dtype, device=parameter.device)
 

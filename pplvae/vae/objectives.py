@@ -30,8 +30,6 @@ Reference:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -293,7 +291,7 @@ def _only(draws: Particles) -> tuple[TorchDistribution, TorchDistribution]:
 def _score(vae: VAE, x: Tensor, size: int, *, baseline: bool) -> tuple[Tensor, Tensor]:
     # One pass of the guide: dropout must not draw z from one q and score it under another.
     values, laws = particles.propose(vae, x, size, paths=False)
-    log_q = reduce(add, (law.log_prob(values[name]) for name, law in laws.items()))
+    log_q = particles.sum_of(law.log_prob(values[name]) for name, law in laws.items())
     log_p = particles.log_joint(vae, x, values)
     log_weight = (log_p - log_q).detach()
     signal = log_weight - _others(log_weight) if baseline else log_weight

@@ -10,7 +10,7 @@ Reference:
     Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -66,8 +66,8 @@ def draw(vae: VAE, x: Tensor, num_particles: int = 1) -> Particles:
     seen = sites.pop("x")
     return Particles(
         log_likelihood=_log_prob(seen),
-        log_prior=reduce(add, map(_log_prob, sites.values())),
-        log_q=reduce(add, (law.log_prob(values[name]) for name, law in guides.items())),
+        log_prior=sum_of(map(_log_prob, sites.values())),
+        log_q=sum_of(law.log_prob(values[name]) for name, law in guides.items()),
         values=values,
         guides=guides,
         priors={name: site["fn"] for name, site in sites.items()},
@@ -100,12 +100,12 @@ def log_joint(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> Tensor:
         x: Points as `likelihood.prepare` gives them, shape (B, D).
         values: Of each latent site, shape (K, B, L).
     """
-    return _density(vae.joint, x, values)
+    return sum_of(log_prior_and_likelihood(vae, x, values))
 
 
 def log_guide(vae: VAE, x: Tensor, values: dict[str, Tensor]) -> Tensor:
     """Return log q(z | x) in nats, shape (K, B), for given values of the latent sites."""
-    return _density(vae.recognition, x, values)
+    return sum_of(map(_log_prob, _run(vae.recognition, x, values).values()))
 
 
 def _log_prob(site: Any) -> Tensor:
@@ -121,7 +121,7 @@ def log_prior_and_likelihood(
     """Return log p(z) and log p(x | z) in nats, shapes (K, B), for given values."""
     sites = _run(vae.joint, x, values)
     likelihood = _log_prob(sites.pop("x"))
-    return reduce(add, map(_log_prob, sites.values())), likelihood
+    return sum_of(map(_log_prob, sites.values())), likelihood
 
 
 def _run(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> dict[str, Any]:
@@ -131,6 +131,6 @@ def _run(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> 
         return sample_sites(poutine.trace(pyro.condition(program, data=values)).get_trace(x))
 
 
-def _density(program: Callable[..., None], x: Tensor, values: dict[str, Tensor]) -> Tensor:
-    """Return the log density of all a program's sites, shape (K, B), at these values."""
-    return reduce(add, map(_log_prob, _run(program, x, values).values()))
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of the log densities of all sites, shape (K, B)."""
+    return reduce(add, terms)

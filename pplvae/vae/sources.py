@@ -118,7 +118,7 @@ class File(Source):
 
     def ready(self, batch: Tensor) -> Tensor:
         """Return the rows, read from the file."""
-        return _points(self.vae, _flat(take(self.array, batch)), self.name)
+        return self.vae.points(_flat(take(self.array, batch)), name=self.name)
 
     def subset(self, rows: Tensor) -> Source:
         """Return the points of these numbers."""
@@ -166,17 +166,8 @@ def as_source(vae: VAE, data: Data, name: str = "x") -> Source:
 
 def _checked(vae: VAE, x: Array, name: str) -> Tensor:
     """Return points that the likelihood can have produced."""
-    points = _points(vae, x, name)
-    vae.likelihood.check(points)
-    return points
-
-
-def _points(vae: VAE, x: Array, name: str) -> Tensor:
-    """Return points, shape (B, D), of the VAE's dtype on its device."""
     points = vae.points(x, name=name)
-    width, wanted = points.shape[1], (vae.recipe or {}).get("data_dim", points.shape[1])
-    if width != wanted:
-        raise ValueError(f"{name} must have {wanted} columns, got {width}")
+    vae.likelihood.check(points)
     return points
 
 
