@@ -157,7 +157,18 @@ class DiscretizedLogistic(Levels):
 LIKELIHOODS |= {"categorical": Categorical, "discretized_logistic": DiscretizedLogistic}
 
 
-class CategoricalLaw(Independents):
+class LevelsLaw(Independents):
+    """A law of levels 0…L − 1 for each pixel; a subclass sets `num_levels`, L."""
+
+    num_levels: int
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where the law lives: the levels."""
+        return constraints.independent(constraints.integer_interval(0, self.num_levels - 1), 1)
+
+
+class CategoricalLaw(LevelsLaw):
     """Independent levels, from logits of shape (…, L, D).
 
     The log probabilities are worked out from at most `CHUNK` logits at once, and kept for the
@@ -178,11 +189,6 @@ class CategoricalLaw(Independents):
         self.head = head
         self.num_levels = len(head[0]) if head else output.shape[-2]
         super().__init__(output, validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Where the law lives: the levels."""
-        return constraints.independent(constraints.integer_interval(0, self.num_levels - 1), 1)
 
     @property
     def mean(self) -> Tensor:
@@ -272,7 +278,7 @@ def _cosines(num_levels: int, rank: int) -> Tensor:
     return (math.pi / num_levels * levels.unsqueeze(1) * waves).cos()
 
 
-class DiscretizedLogisticLaw(Independents):
+class DiscretizedLogisticLaw(LevelsLaw):
     """Independent levels, from means and log-scales of logistic laws.
 
     Args:
@@ -287,11 +293,6 @@ class DiscretizedLogisticLaw(Independents):
     ) -> None:
         self.num_levels = num_levels
         super().__init__(output, validate_args)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Where the law lives: the levels."""
-        return constraints.independent(constraints.integer_interval(0, self.num_levels - 1), 1)
 
     @property
     def mean(self) -> Tensor:
