@@ -27,7 +27,7 @@ import torch
 from pplvae import compare, data, infer, mixtures, plots, vae
 from pplvae.density import bandwidth, histogram, kernel, neighbor
 from pplvae.infer import exact, importance, laplace, nuts, svi
-from pplvae.intrinsic_dimension import spectrum, twonn
+from pplvae.intrinsic_dimension import estimate, spectrum, twonn
 from pplvae.mixtures import em
 
 SMOKE = bool(os.environ.get("PPLVAE_SMOKE"))  # a short run, to check that everything runs
@@ -64,7 +64,19 @@ line = twonn.linear_fit(ratios)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 plots.twonn_line(line, ax=left)
 plots.pareto_quantiles(ratios, line.dimension, ax=right)
-twonn.maximum_likelihood(ratios, unbiased=True)
+twonn.maximum_likelihood(x, unbiased=True)
+
+# %% [markdown]
+# One estimator is one opinion. `estimate` asks several on the same neighbor graph, looks at how the
+# dimension changes with the length scale, and says what speaks against its answer. Points share
+# their neighbors, so the intervals are wider than those of independent ratios.
+
+# %%
+answer = estimate(x)
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+plots.dimension_estimates(answer.estimates, ax=left)
+plots.dimension_profile(answer.profile, adaptive=answer.adaptive, ax=right)
+print(answer)
 
 # %% [markdown]
 # The Pareto likelihood is a Pyro model, `twonn.model`, and with its Gamma prior it is conjugate. So

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import pplvae.neighbors as module
+import pplvae.neighbors.search as module
 from pplvae.neighbors import neighbor_distances, neighbors
 from pplvae.validation import Array
 

@@ -2,14 +2,17 @@
 
 With the data centered and X = U Σ Vᵀ its singular value decomposition, the principal components
 are XV = UΣ, and the variances along them, the eigenvalues of the covariance matrix, are
-λ_i = σ_i² / (N − 1). Data on a d-dimensional plane have d that are not zero; noise fills the rest.
+λ_i = σ_i² / (N − 1). Data on a d-dimensional plane have d that are not zero; noise fills the rest,
+and `components` has the rules that say where it begins. (Lecture 18 calls C = XᵀX the correlation
+matrix. It is N − 1 times the covariance; of correlations only if the columns are standardized.)
 
 Reference:
     Lecture 5 (28/10/2024) and Lectures 14 and 18 (2023); Abraham et al. (2017) for the
     participation ratio, (Σ λ)² / Σ λ²
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,11 +47,30 @@ class Spectrum:
         return self.eigenvalues / self.eigenvalues.sum()
 
     @property
+    def rounding(self) -> Tensor:
+        """The variance along each component that rounding alone can make, shape (R,).
+
+        Errors of arithmetic add up like a random walk: the QR and SVD err by up to 0.2 √(N + D)
+        eps of the largest singular value, measured. And a number far from 0 is itself rounded, to
+        eps of its column's mean: noise that adds at most √N + √D of its standard deviations to
+        a singular value, by the law of Marchenko and Pastur.
+        """
+        num_columns, eps = len(self.mean), torch.finfo(self.eigenvalues.dtype).eps
+        arithmetic = (self.num_points + num_columns) * eps**2 * self.eigenvalues[0]
+        stored = eps * (1 + math.sqrt(num_columns / (self.num_points - 1)))
+        return arithmetic + self.directions.square() @ (stored * self.mean).square()
+
+    @property
     def rank(self) -> int:
         """How many directions the data vary in by more than rounding can."""
-        scales = self.eigenvalues.sqrt()
-        size = max(self.num_points, self.directions.shape[1])
-        return int((scales > scales[0] * size * torch.finfo(scales.dtype).eps).sum())
+        return int((self.eigenvalues > self.rounding).sum())
+
+    @property
+    def variances(self) -> Tensor:
+        """The variance of each column, Σ_r λ_r V_rj², shape (D,); 0 where rounding explains it."""
+        found = self.eigenvalues @ self.directions.square()
+        size, eps = self.num_points + len(self.mean), torch.finfo(found.dtype).eps
+        return found.where(found > size * eps**2 * self.eigenvalues[0], 0.0)
 
     @property
     def participation_ratio(self) -> float:
@@ -78,7 +100,8 @@ def pca(x: Array, variance_fraction: float = 0.95) -> Spectrum:
         variance_fraction: How much of the variance `dimension` must hold, in (0, 1].
 
     Raises:
-        ValueError: If the data are constant.
+        ValueError: If the data are constant, or spread so little or so far that no variance in
+            their dtype can tell.
     """
     x = as_points(x, min_points=2)
     if not 0 < variance_fraction <= 1:
@@ -89,19 +112,27 @@ def pca(x: Array, variance_fraction: float = 0.95) -> Spectrum:
     _, singular, directions = torch.linalg.svd(_square(from_first - shift), full_matrices=False)
     rank = min(len(x) - 1, x.shape[1])
     eigenvalues = singular[:rank].square() / (len(x) - 1)
-    if not eigenvalues.sum() > 0:
-        raise ValueError(f"x must vary, got {len(x)} copies of one point")
+    _check_variance(eigenvalues.sum().item(), from_first)
     held = eigenvalues.cumsum(0) / eigenvalues.sum()
     rounding = rank * torch.finfo(x.dtype).eps
     dimension = int((held < variance_fraction - rounding).sum()) + 1
-    return Spectrum(
-        dimension=min(dimension, rank),
+    found = Spectrum(
+        dimension=dimension,
         variance_fraction=variance_fraction,
         eigenvalues=eigenvalues,
         directions=_oriented(directions[:rank]),
         mean=x[0] + shift,
         num_points=len(x),
     )
+    return replace(found, dimension=min(dimension, max(1, found.rank)))
+
+
+def _check_variance(total: float, from_first: Tensor) -> None:
+    spread = from_first.abs().max().item()
+    if spread == 0:
+        raise ValueError(f"x must vary, got {len(from_first)} copies of one point")
+    if not 0 < total < math.inf:
+        raise ValueError(f"x must have a variance in {from_first.dtype}, got a spread of {spread}")
 
 
 def _square(x: Tensor) -> Tensor:

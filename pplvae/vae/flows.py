@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pplvae.vae.model import VAE
 
 LIMIT = 3.0  # of |log σ| of one map
-START = 0.1  # of the last layer's usual weights: a flow starts near the identity
+START = 0.01  # of the last layer's usual weights: a flow starts near the identity
 
 
 class Masked(ConditionalAutoRegressiveNN):

@@ -59,6 +59,39 @@ def test_a_plane_has_the_dimension_of_the_plane(dtype: torch.dtype) -> None:
         assert (found.eigenvalues[4:] < 1e-11).all()
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
+@pytest.mark.parametrize("num_points", [10, 500])
+def test_rounding_far_from_the_origin_is_no_direction(offset: float, num_points: int) -> None:
+    plane = turned(torch.cat([torch.randn(num_points, 4), torch.zeros(num_points, 16)], dim=1))
+    found = pca(plane + offset, 1.0)
+    assert found.dimension == found.rank == 4
+    assert pca(plane + offset + 1e-12 * (1 + offset) * torch.randn(num_points, 20)).rank == min(
+        num_points - 1, 20
+    )
+
+
+def test_columns_that_do_not_vary_change_nothing(x: Tensor) -> None:
+    constant = torch.linspace(1e6, 1e8, 55).expand(len(x), 55)
+    ours, padded = pca(x), pca(torch.cat([x, constant], dim=1))
+    torch.testing.assert_close(padded.eigenvalues[:6], ours.eigenvalues, rtol=1e-12, atol=0)
+    assert (padded.dimension, padded.rank) == (ours.dimension, ours.rank)
+    assert (padded.variances[:6] > 0).all()
+    assert (padded.variances[6:] == 0).all()
+
+
+def test_the_variances_of_the_columns_are_in_the_spectrum(x: Tensor) -> None:
+    for points in (x, x[:4], x[:, :1], x + 1e9):
+        expected = (points - points[0]).var(dim=0)  # at 1e9 a mean is not exact
+        torch.testing.assert_close(pca(points).variances, expected, rtol=1e-9, atol=0)
+
+
+def test_one_column_is_one_component() -> None:
+    for x in (torch.randn(50, 1), torch.randn(50, 1) + 1e9, torch.randn(50)):
+        found = pca(x)
+        assert found.dimension == found.rank == 1
+        assert found.eigenvalues.item() == pytest.approx(x.var().item(), rel=1e-9)
+
+
 def test_data_wider_than_long_have_no_more_components_than_points(x: Tensor) -> None:
     found = pca(x[:4])
     assert found.eigenvalues.shape == (3,)
@@ -135,6 +168,8 @@ def test_takes_whole_numbers_and_arrays() -> None:
 def test_refuses_what_has_no_spectrum(x: Tensor) -> None:
     with pytest.raises(ValueError, match="x must vary, got 5 copies of one point"):
         pca(torch.full((5, 3), 0.1))
+    with pytest.raises(ValueError, match=r"x must have a variance in torch.float64, got a spread"):
+        pca(1e-170 * x)
     with pytest.raises(ValueError, match="x must hold at least 2 points, got 1"):
         pca(x[:1])
     with pytest.raises(ValueError, match=r"variance_fraction must be in \(0, 1\], got 95"):

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 from scipy.special import gammainc
 from torch import Tensor
 
+from pplvae import neighbors
 from pplvae.infer import exact
 from pplvae.intrinsic_dimension import twonn
 
@@ -73,8 +74,64 @@ def test_ratios_are_a_vector_of_at_least_one(x: Tensor) -> None:
 def test_points_may_stand_in_for_their_ratios(x: Tensor) -> None:
     ratios = twonn.distance_ratios(x)
     assert twonn.linear_fit(x).dimension == twonn.linear_fit(ratios).dimension
-    assert twonn.maximum_likelihood(x) == twonn.maximum_likelihood(ratios)
-    assert twonn.posterior(x) == twonn.posterior(ratios)
+    found = twonn.maximum_likelihood(x, inflation=1.0)
+    assert found == twonn.maximum_likelihood(ratios)
+    assert twonn.posterior(x, inflation=1.0) == twonn.posterior(ratios)
+    assert twonn.posterior(neighbors.graph(x, 5)) == twonn.posterior(x)
+
+
+def test_shared_neighbors_widen_what_points_say_and_leave_the_answer(x: Tensor) -> None:
+    ratios, factor = twonn.distance_ratios(x), twonn.posterior(x).inflation
+    assert 1.1 < factor < 2.5
+    found, plain = twonn.maximum_likelihood(x), twonn.maximum_likelihood(ratios)
+    assert found.dimension == plain.dimension
+    assert found.standard_error == pytest.approx(plain.standard_error * math.sqrt(factor))
+    tempered = twonn.posterior(ratios, 2.0, 0.5, inflation=factor)
+    assert tempered == twonn.posterior(x, 2.0, 0.5)
+    assert tempered.concentration == pytest.approx(2.0 + 300 / factor)
+    assert tempered.rate == pytest.approx(0.5 + ratios.log().sum().item() / factor)
+
+
+def test_the_tempered_model_has_the_tempered_posterior() -> None:
+    ratios = pareto(3.0, 40)
+    law = twonn.posterior(ratios, 2.0, 0.5, inflation=1.6)
+    points = torch.tensor([2.0, 3.5])
+    joint = []
+    for d in points:
+        conditioned = pyro.poutine.condition(twonn.model, {"dimension": d})
+        trace = pyro.poutine.trace(conditioned).get_trace(ratios, 2.0, 0.5, 1.6)
+        joint.append(trace.log_prob_sum())
+    expected = law.distribution.log_prob(points) + law.log_evidence
+    torch.testing.assert_close(torch.stack(joint), expected.to(torch.stack(joint)))
+    found = exact.fit(twonn.model, ratios, 2.0, 0.5, 1.6, num_draws=10, seed=0)
+    assert found.log_evidence == pytest.approx(law.log_evidence)
+
+
+def test_censoring_knows_how_many_large_ratios_there_are_and_not_how_large() -> None:
+    ratios = pareto(5.0, 400)
+    logs = ratios.log().sort().values
+    kept, censored = logs[:360], 40 * logs[359]
+    for unbiased in (False, True):
+        found = twonn.maximum_likelihood(ratios, discard=0.1, unbiased=unbiased)
+        expected = (360 - unbiased) / (kept.sum() + censored)
+        assert found.dimension == pytest.approx(expected.item(), rel=1e-12)
+    spoiled = ratios.clone()
+    spoiled[ratios.argsort()[-40:]] *= 1000
+    assert twonn.maximum_likelihood(spoiled, discard=0.1).dimension == pytest.approx(
+        twonn.maximum_likelihood(ratios, discard=0.1).dimension, rel=1e-12
+    )
+
+
+def test_the_censored_unbiased_estimate_has_no_bias_and_its_variance() -> None:
+    found = [
+        twonn.maximum_likelihood(row, discard=0.2, unbiased=True)
+        for row in pareto(5.0, 2000, 20).unbind()
+    ]
+    values = torch.tensor([fit.dimension for fit in found])
+    # n of N exponentials, the rest censored at the n-th: d S is Gamma(n), here n = 16.
+    sd = 5.0 / math.sqrt(14)
+    assert values.mean() == pytest.approx(5.0, abs=4 * sd / math.sqrt(2000))
+    assert values.std() == pytest.approx(sd, rel=0.15)
 
 
 def test_repeated_points_are_dropped_and_change_nothing(x: Tensor) -> None:
@@ -264,11 +321,11 @@ def test_refuses_ratios_below_one() -> None:
 
 
 def test_refuses_too_few() -> None:
-    with pytest.raises(ValueError, match="x must hold at least 3 points, got 2"):
+    with pytest.raises(ValueError, match=r"num_neighbors must be in \[1, 1\] for 2 points, got 2"):
         twonn.distance_ratios(torch.randn(2, 3))
     with (
         pytest.warns(UserWarning, match="repeat"),
-        pytest.raises(ValueError, match="x must hold at least 3 distinct points, got 2"),
+        pytest.raises(ValueError, match="for 2 distinct points, got 2"),
     ):
         twonn.distance_ratios(torch.tensor([[0.0], [0.0], [1.0], [1.0]]))
     with pytest.raises(ValueError, match="ratios must hold at least 3 numbers, got 2"):

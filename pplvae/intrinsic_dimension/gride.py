@@ -1,0 +1,239 @@
+"""Gride: the intrinsic dimension, from generalized ratios of neighbor distances.
+
+Where the density is constant on the scale of the n₂-th neighbor, the ratio of its distance to that
+of the n₁-th, n₁ < n₂, depends on the dimension d alone,
+
+    μ = r_n₂ / r_n₁,   μ^(−d) ~ Beta(n₁, n₂ − n₁),
+
+the law `Gride` of `ratio_law`. n₁ = 1, n₂ = 2 is TwoNN's Pareto law; n₂ = 2 n₁ with n₁ doubled
+reads the dimension at larger and larger scales. Ratios of near points share neighbors, which
+widens the variance d² / J of independent ones by the factor f that `dependence` tells of.
+
+Reference:
+    Denti et al. (2022), The generalized ratios intrinsic dimension estimator,
+    https://doi.org/10.1038/s41598-022-20991-1; Lecture 5 (28/10/2024) for n₁ = 1, n₂ = 2
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pplvae.intrinsic_dimension import grid
+from pplvae.intrinsic_dimension.dependence import smooth_inflation, variance_inflation
+from pplvae.intrinsic_dimension.gamma import check_fraction
+from pplvae.intrinsic_dimension.ratio_law import (
+    Gride,
+    check_ranks,
+    log_likelihood,
+    score_and_information,
+    solve,
+)
+from pplvae.neighbors import Data, NeighborGraph, as_graph
+from pplvae.validation import Array, as_vector, check_in_range
+
+_NETWORK_REACH = 4  # neighbors; beyond it the pairs that meet are many, and their sum is noise
+_BLOCK = 2**22  # numbers that are worked on at once
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood:
+    """The dimension of greatest likelihood.
+
+    Attributes:
+        dimension: The estimate of d.
+        standard_error: Its standard error, d √(f / J).
+        interval: Its confidence interval.
+        prob: The interval's confidence.
+        n1: The nearer neighbor's rank.
+        n2: The farther neighbor's rank.
+        num_ratios: N.
+        inflation: The factor f by which shared neighbors widen the variance.
+    """
+
+    dimension: float
+    standard_error: float
+    interval: tuple[float, float]
+    prob: float
+    n1: int
+    n2: int
+    num_ratios: int
+    inflation: float = 1.0
+
+
+def ratios(x: Data, n1: int = 1, n2: int = 2, *, progress: bool = True) -> Tensor:
+    """Return the ratio μ = r_n₂ / r_n₁ at each distinct point, float64, shape (N,).
+
+    Args:
+        x: Points, shape (N, D); or their neighbor graph.
+        n1: The nearer neighbor's rank, from 1.
+        n2: The farther neighbor's rank, above `n1`.
+        progress: Whether a search of more than a few seconds shows a progress bar.
+
+    Raises:
+        ValueError: If the ranks are not 1 ≤ n1 < n2 ≤ N − 1, or the graph has not so many.
+    """
+    check_ranks(n1, n2)
+    distances = as_graph(x, n2, progress=progress).distances
+    return distances[:, n2 - 1] / distances[:, n1 - 1]
+
+
+def maximum_likelihood(
+    x: Data,
+    *,
+    n1: int = 1,
+    n2: int = 2,
+    unbiased: bool = True,
+    inflation: float | None = None,
+    prob: float = 0.95,
+) -> MaximumLikelihood:
+    """Return the dimension that makes the ratios most likely.
+
+    It is where the score vanishes, found by Newton's method from below, which on a convex curve
+    never oversteps. The interval is that of a Gamma law with variance f d² / J.
+
+    Args:
+        x: Points, shape (N, D); their neighbor graph; or ratios, shape (N,), N ≥ 3.
+        n1: The nearer neighbor's rank, from 1.
+        n2: The farther neighbor's rank, above `n1`.
+        unbiased: Whether N − 1 stands for N in the score, as in other packages, which removes the
+            bias of n₁ = 1, n₂ = 2 and lessens that of others.
+        inflation: The factor f by which neighbors that share neighbors widen the variance; by
+            default found in the graph, and 1 for bare ratios. With 1 they count as independent.
+        prob: The interval's confidence.
+
+    Raises:
+        ValueError: If there are fewer than 3 ratios, or all are 1.
+    """
+    from scipy.stats import chi2
+
+    check_fraction("prob", prob)
+    logs, graph = _logs(x, n1, n2)
+    dimension = solve(logs, n1, n2, count=len(logs) - unbiased)
+    scores, information = score_and_information(logs, dimension, n1, n2)
+    inflation = _inflation(inflation, scores, graph, n2)
+    effective = information / inflation
+    low, high = chi2(2 * effective).interval(prob)
+    half = dimension / (2 * effective * (1 - unbiased / information))
+    return MaximumLikelihood(
+        dimension=dimension,
+        standard_error=dimension / math.sqrt(effective),
+        interval=(float(low) * half, float(high) * half),
+        prob=prob,
+        n1=n1,
+        n2=n2,
+        num_ratios=len(logs),
+        inflation=inflation,
+    )
+
+
+def model(
+    ratios: Array,
+    n1: int = 1,
+    n2: int = 2,
+    inflation: float = 1.0,
+    *,
+    concentration: float = 1.0,
+    rate: float = 0.01,
+) -> None:
+    """Pyro model of the ratios: a Gamma prior on d, the law `Gride`.
+
+    The default prior is nearly flat up to d = 100. The log likelihood is divided by `inflation`,
+    as ratios that share neighbors ask for.
+
+    Sites:
+        dimension: The intrinsic dimension d, latent, shape ().
+        ratios: Observed, shape (N,), independent.
+    """
+    ratios = as_vector(ratios, name="ratios", min_size=1)
+    check_ranks(n1, n2)
+    check_in_range("inflation", inflation, 1.0)
+    prior = dist.Gamma(ratios.new_tensor(concentration), ratios.new_tensor(rate))
+    dimension = pyro.sample("dimension", prior)
+    with pyro.plate("points", len(ratios)), pyro.poutine.scale(scale=1 / inflation):
+        pyro.sample("ratios", Gride(dimension, n1, n2), obs=ratios)
+
+
+def posterior(
+    x: Data,
+    *,
+    n1: int = 1,
+    n2: int = 2,
+    concentration: float = 1.0,
+    rate: float = 0.01,
+    inflation: float | None = None,
+) -> grid.GridPosterior:
+    """Return the posterior of d under `model`, by a sum over a grid in log d.
+
+    Args:
+        x: Points, shape (N, D); their neighbor graph; or ratios, shape (N,).
+        n1: The nearer neighbor's rank, from 1.
+        n2: The farther neighbor's rank, above `n1`.
+        concentration: The prior's shape a; 0 with rate 0 for the flat prior on log d, which has
+            no evidence.
+        rate: The prior's rate b.
+        inflation: The factor f by which neighbors that share neighbors widen the variance; by
+            default found in the graph, and 1 for bare ratios. With 1 they count as independent.
+
+    Raises:
+        ValueError: If the prior is impossible, or all ratios are 1.
+    """
+    check_in_range("concentration", concentration, 0.0)
+    check_in_range("rate", rate, 0.0)
+    logs, graph = _logs(x, n1, n2, min_size=1)
+    scores, _ = score_and_information(logs, solve(logs, n1, n2, count=len(logs)), n1, n2)
+    f, a, b = _inflation(inflation, scores, graph, n2), concentration, rate
+    mode = solve(logs, n1, n2, count=len(logs) + a * f, rate=b * f)
+    width = math.sqrt(f / score_and_information(logs, mode, n1, n2)[1])
+    constant = math.nan if a == 0 or b == 0 else a * math.log(b) - math.lgamma(a)
+    joint = partial(_log_joint, logs=logs, ranks=(n1, n2), prior=(a, b), inflation=f)
+    found = grid.posterior(joint, logs.new_tensor(mode).log(), width, inflation=f)
+    tied = n2 > n1 + 1 and bool((logs == 0).any())
+    return replace(found, log_evidence=-math.inf if tied else found.log_evidence + constant)
+
+
+def _log_joint(
+    log_dimensions: Tensor,
+    *,
+    logs: Tensor,
+    ranks: tuple[int, int],
+    prior: tuple[float, float],
+    inflation: float,
+) -> Tensor:
+    """Return log p(μ, log d), the likelihood's divided by f, without the prior's constant."""
+    # A tie r_n₁ = r_n₂ has density 0 for each d alike: it says nothing about d.
+    clear, (a, b) = logs.clamp(min=torch.finfo(logs.dtype).tiny), prior
+    dimensions = log_dimensions.exp()
+    parts = dimensions.split(max(1, _BLOCK // len(logs)))
+    laws = (log_likelihood(clear, part.unsqueeze(1), *ranks) for part in parts)
+    sums = torch.cat([(law - logs).sum(dim=1) for law in laws])
+    return a * log_dimensions - b * dimensions + sums / inflation
+
+
+def _logs(x: Data, n1: int, n2: int, min_size: int = 3) -> tuple[Tensor, NeighborGraph | None]:
+    """Return log μ in double precision, and the graph behind it if there is one."""
+    check_ranks(n1, n2)
+    if isinstance(x, NeighborGraph) or getattr(x, "ndim", 1) == 2:
+        graph = as_graph(x, n2)
+        return ratios(graph, n1, n2).log(), graph
+    given = as_vector(x, name="ratios", min_size=min_size).double()
+    if (given < 1).any():
+        raise ValueError(f"ratios must be at least 1, got {given.min().item():.6g}")
+    return given.log(), None
+
+
+def _inflation(
+    given: float | None, scores: Tensor, graph: NeighborGraph | None, reach: int
+) -> float:
+    if given is not None:
+        check_in_range("inflation", given, 1.0)
+        return float(given)
+    if graph is None:
+        return 1.0
+    if reach <= _NETWORK_REACH:
+        return variance_inflation(scores, graph, reach)
+    return smooth_inflation(scores, graph.indices, reach)

@@ -1,0 +1,161 @@
+"""The law of the generalized ratios of neighbor distances: see `gride`.
+
+The n₁ points within r_n₁ are some of the n₂ − 1 within r_n₂, each by a chance of μ^(−d), so that
+
+    μ = r_n₂ / r_n₁,   μ^(−d) ~ Beta(n₁, n₂ − n₁),
+    p(μ | d) = d (μ^d − 1)^(n₂ − n₁ − 1) / (B(n₂ − n₁, n₁) μ^((n₂ − 1) d + 1)),   μ ≥ 1.
+
+With y = d log μ, the score and the information of log d are
+
+    Σ 1 + (n₂ − n₁ − 1) y / (e^y − 1) − n₁ y,    J = Σ 1 + (n₂ − n₁ − 1) (y / (2 sinh(y/2)))².
+
+The score is convex and falls in d, so that Newton's method from below never oversteps its root.
+
+Reference:
+    Denti et al. (2022), The generalized ratios intrinsic dimension estimator,
+    https://doi.org/10.1038/s41598-022-20991-1
+"""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
+
+from pplvae.validation import check_whole
+
+_MOST_STEPS = 100  # of Newton's method; 6 are the rule
+
+
+class Gride(dist.TorchDistribution):
+    """The law of μ = r_n₂ / r_n₁ in d dimensions.
+
+    Args:
+        dimension: The dimension d, positive.
+        n1: The nearer neighbor's rank, from 1.
+        n2: The farther neighbor's rank, above `n1`.
+
+    Raises:
+        ValueError: If the ranks are not whole, or `n2` is not above `n1`.
+    """
+
+    has_rsample = True
+
+    def __init__(
+        self,
+        dimension: Tensor | float,
+        n1: Tensor | int = 1,
+        n2: Tensor | int = 2,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        d = torch.as_tensor(dimension)
+        d = d if d.is_floating_point() else d.to(torch.get_default_dtype())
+        ranks = (torch.as_tensor(n, dtype=d.dtype, device=d.device) for n in (n1, n2))
+        self.dimension, self.n1, self.n2 = broadcast_all(d, *ranks)
+        super().__init__(self.dimension.shape, validate_args=validate_args)
+        if self._validate_args and not (self.n1 < self.n2).all():
+            raise ValueError(f"n2 must be above n1, got n1 = {n1} and n2 = {n2}")
+
+    @property
+    def arg_constraints(self) -> dict[str, constraints.Constraint]:
+        """What the arguments must be."""
+        ranks = dict.fromkeys(("n1", "n2"), constraints.positive_integer)
+        return {"dimension": constraints.positive, **ranks}
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where the law lives: from 1."""
+        return constraints.greater_than_eq(1.0)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Gride":
+        """Return the same law over a larger batch shape."""
+        shape = torch.Size(batch_shape)
+        parts = (part.expand(shape) for part in (self.dimension, self.n1, self.n2))
+        return Gride(*parts, validate_args=self._validate_args)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Return μ = (1 + G / H)^(1/d), G ~ Gamma(n₂ − n₁), H ~ Gamma(n₁): differentiable in d."""
+        shape = torch.Size(sample_shape)
+        outer, inner = (
+            dist.Gamma(rank, torch.ones_like(rank)).sample(shape)
+            for rank in (self.n2 - self.n1, self.n1)
+        )
+        return (torch.log1p(outer / inner) / self.dimension).exp()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(μ | d) in nats, the shape of μ and of the batch broadcast."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_ratio = value.log()
+        return log_likelihood(log_ratio, self.dimension, self.n1, self.n2) - log_ratio
+
+
+def solve(
+    logs: Tensor, n1: Tensor | int, n2: Tensor | int, *, count: float, rate: float = 0.0
+) -> float:
+    """Return the d at which the score of log d vanishes; ranks may differ from point to point.
+
+        count + Σ (n₂ − n₁ − 1) y / (e^y − 1) = d (rate + Σ n₁ log μ),   y = d log μ
+
+    Args:
+        logs: log μ, shape (N,).
+        n1: The nearer neighbor's rank, one or shape (N,).
+        n2: The farther neighbor's rank, one or shape (N,).
+        count: N, N − 1, or N and what a prior adds.
+        rate: What a prior adds.
+
+    Raises:
+        ValueError: If all ratios are 1.
+    """
+    rate = rate + (n1 * logs).sum().item()
+    if rate <= 0:
+        raise ValueError("ratios must not all be 1, got a dimension of inf")
+    dimension, power = count / rate, n2 - n1 - 1
+    for _ in range(_MOST_STEPS):
+        fall, bend = _falls(dimension * logs)
+        height = count + (power * fall).sum().item() - dimension * rate
+        slope = (power * (fall - bend)).sum().item() - dimension * rate
+        step = height / slope
+        dimension *= 1 - step
+        if abs(step) < 1e-13:
+            break
+    return dimension
+
+
+def score_and_information(
+    logs: Tensor, dimension: float, n1: Tensor | int, n2: Tensor | int
+) -> tuple[Tensor, float]:
+    """Return the score of log d of each point, shape (N,), and the observed information J."""
+    y, power = dimension * logs, n2 - n1 - 1
+    fall, bend = _falls(y)
+    return 1 + power * fall - n1 * y, (1 + power * bend).sum().item()
+
+
+def check_ranks(n1: int, n2: int) -> None:
+    """Refuse ranks that are not whole numbers 1 ≤ n1 < n2.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    check_whole("n1", n1, 1)
+    check_whole("n2", n2, n1 + 1, context=f"for n1 = {n1}")
+
+
+def log_likelihood(logs: Tensor, dimension: Tensor, n1: Tensor | int, n2: Tensor | int) -> Tensor:
+    """Return the log density of log μ: that of μ, and log μ more."""
+    y, power = dimension * logs, torch.as_tensor(n2 - n1 - 1).to(logs)
+    # Where the power is 0, so is the derivative at μ = 1, which 0 log 0 would make nan.
+    inner = torch.where(power == 0, torch.ones_like(y), -torch.expm1(-y))
+    n1, n2 = (torch.as_tensor(n).to(logs) for n in (n1, n2))
+    log_beta = (n2 - n1).lgamma() + n1.lgamma() - n2.lgamma()
+    return dimension.log() + power * inner.log() - n1 * y - log_beta
+
+
+def _falls(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y / (e^y − 1) and (y / (2 sinh(y/2)))², both 1 at y = 0."""
+    safe = torch.where(y > 0, y, 1.0)
+    fall, bend = safe / torch.expm1(safe), (safe / 2 / torch.sinh(safe / 2)).square()
+    return torch.where(y > 0, fall, 1.0), torch.where(y > 0, bend, 1.0)

@@ -1,0 +1,183 @@
+"""The neighbor graph: found once, read by every estimator of dimension and by k-NN densities.
+
+    x ──graph──▶ distances r_1 ≤ … ≤ r_k and indices of the neighbors of each distinct point
+
+Estimators of dimension are about points that are all different: a repeated row is at distance 0
+of its copy, where log r has no value, and it fakes a second neighbor at the distance of the first.
+So one copy of each row is kept, and how often each was seen is reported beside it.
+"""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from pplvae.neighbors.search import neighbors
+from pplvae.validation import Array, as_points, as_tensor, check_whole
+
+_MOST_ENTRIES = 2**24  # of a graph whose width is not given
+
+
+@dataclass(frozen=True)
+class NeighborGraph:
+    """The nearest neighbors of N distinct points.
+
+    Attributes:
+        distances: r_1 ≤ … ≤ r_k to them, shape (N, k), float64, all positive, in units of x.
+        indices: Which of the distinct points they are, shape (N, k), int64.
+        rows: At which row of the table each distinct point stands first, shape (N,), int64.
+        multiplicities: How many rows are copies of it, itself included, shape (N,), int64.
+        points: The distinct points, shape (N, D); None where only distances were given.
+    """
+
+    distances: Tensor = field(repr=False)
+    indices: Tensor = field(repr=False)
+    rows: Tensor = field(repr=False)
+    multiplicities: Tensor = field(repr=False)
+    points: Tensor | None = field(repr=False)
+
+    def __len__(self) -> int:
+        """Return N, the number of distinct points."""
+        return len(self.distances)
+
+    @property
+    def num_neighbors(self) -> int:
+        """How many neighbors k each point has."""
+        return self.distances.shape[1]
+
+    @property
+    def num_repeats(self) -> int:
+        """How many rows of the table repeat an earlier one."""
+        return int(self.multiplicities.sum()) - len(self)
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """The log of r_2 / r_1, shape (N,)."""
+        return (self.distances[:, 1] / self.distances[:, 0]).log()
+
+    def narrowed(self, num_neighbors: int) -> "NeighborGraph":
+        """Return the graph of the nearest `num_neighbors`.
+
+        Raises:
+            ValueError: If it has not so many.
+        """
+        context = f"for a graph of {self.num_neighbors} neighbors"
+        check_whole("num_neighbors", num_neighbors, 1, self.num_neighbors, context=context)
+        distances, indices = (part[:, :num_neighbors] for part in (self.distances, self.indices))
+        return NeighborGraph(distances, indices, self.rows, self.multiplicities, self.points)
+
+    def __repr__(self) -> str:
+        again = f", {self.num_repeats} repeats dropped" if self.num_repeats else ""
+        return f"NeighborGraph({len(self)} points, {self.num_neighbors} neighbors{again})"
+
+
+Data: TypeAlias = Array | NeighborGraph  # what every estimator of dimension takes
+
+
+def as_graph(x: Data, num_neighbors: int | None = None, *, progress: bool = True) -> NeighborGraph:
+    """Return the graph of `num_neighbors` neighbors: of points, or narrowed from a wider graph.
+
+    None leaves a graph as it is, and the number to `graph`.
+
+    Raises:
+        ValueError: As `graph`, or if a given graph has fewer neighbors.
+    """
+    if isinstance(x, NeighborGraph):
+        return x if num_neighbors is None else x.narrowed(num_neighbors)
+    return graph(x, num_neighbors, progress=progress)
+
+
+@torch.no_grad()
+def graph(x: Array, num_neighbors: int | None = None, *, progress: bool = True) -> NeighborGraph:
+    """Return the neighbor graph of the distinct points of `x`.
+
+    Args:
+        x: Points, shape (N, D).
+        num_neighbors: How many neighbors k of each point to keep; by default the greatest power
+            of 2 up to N / 4 with which the graph has at most 2^24 entries.
+        progress: Whether a search of more than a few seconds shows a progress bar.
+
+    Raises:
+        ValueError: If k is not in [1, number of distinct points − 1], or `x` holds nan or inf.
+
+    Warns:
+        UserWarning: If rows repeat; one copy of each is kept.
+    """
+    x = as_points(x, min_points=2)
+    width = _width(len(x)) if num_neighbors is None else num_neighbors
+    found = neighbors(x.double(), width, progress=progress)
+    rows = torch.arange(len(x), device=x.device)
+    multiplicities = torch.ones_like(rows)
+    if not (found.distances[:, 0] > 0).all():
+        rows, multiplicities = _distinct(x)
+        width = _width(len(rows)) if num_neighbors is None else num_neighbors
+        _check_width(width, len(rows))
+        x = x[rows]
+        found = neighbors(x.double(), width, progress=progress)
+        if not (found.distances[:, 0] > 0).all():
+            raise ValueError(
+                "x must not hold distinct points whose distance is below 1e-154 of the spread"
+            )
+    return NeighborGraph(found.distances, found.indices, rows, multiplicities, x)
+
+
+def from_distances(distances: Array, num_neighbors: int | None = None) -> NeighborGraph:
+    """Return the neighbor graph of points of which all distances are known.
+
+    Args:
+        distances: From each point to each, shape (N, N), symmetric, 0 on the diagonal.
+        num_neighbors: How many neighbors k of each point to keep, by default all.
+
+    Raises:
+        ValueError: If the table is not square, not symmetric, has negative entries or others than
+            0 on the diagonal, or k is not in [1, number of distinct points − 1].
+
+    Warns:
+        UserWarning: If points are at distance 0 of others; one of each is kept.
+    """
+    table = as_tensor(distances, name="distances").double()
+    if table.dim() != 2 or table.shape[0] != table.shape[1]:
+        raise ValueError(f"distances must have shape (N, N), got {tuple(table.shape)}")
+    if (table < 0).any() or (table.diagonal() != 0).any():
+        raise ValueError("distances must be at least 0, and 0 from each point to itself")
+    if not torch.allclose(table, table.mT, rtol=1e-6, atol=0.0):
+        raise ValueError("distances must be the same both ways, got a table that is not symmetric")
+    # A point's class is its first copy: argmax gives the first of the largest.
+    first = (table == 0).to(torch.uint8).argmax(dim=1)
+    rows, multiplicities = first.unique(return_counts=True)
+    num_neighbors = len(rows) - 1 if num_neighbors is None else num_neighbors
+    _check_width(num_neighbors, len(rows))
+    _warn_of_repeats(len(table) - len(rows), len(table))
+    table = table[rows][:, rows].fill_diagonal_(torch.inf)
+    nearest = table.topk(num_neighbors, largest=False)
+    return NeighborGraph(nearest.values, nearest.indices, rows, multiplicities, None)
+
+
+def _width(num_points: int) -> int:
+    check_whole("the number of distinct points", num_points, 3)
+    most = max(2, min(num_points // 4, _MOST_ENTRIES // num_points))
+    return 1 << (most.bit_length() - 1)
+
+
+def _check_width(num_neighbors: int, num_distinct: int) -> None:
+    context = f"for {num_distinct} distinct points"
+    check_whole("num_neighbors", num_neighbors, 1, num_distinct - 1, context=context)
+
+
+def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first row of each distinct point, in order, and how often it stands there."""
+    _, place, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
+    earliest = torch.full_like(counts, len(x))
+    earliest.scatter_reduce_(0, place, torch.arange(len(x), device=x.device), "amin")
+    rows, order = earliest.sort()
+    _warn_of_repeats(len(x) - len(rows), len(x))
+    return rows, counts[order]
+
+
+def _warn_of_repeats(num_repeats: int, num_points: int) -> None:
+    if num_repeats:
+        warnings.warn(
+            f"{num_repeats} of {num_points} points repeat another and were dropped", stacklevel=4
+        )

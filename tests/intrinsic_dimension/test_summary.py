@@ -1,0 +1,148 @@
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pplvae import neighbors
+from pplvae.data import manifolds
+from pplvae.intrinsic_dimension import (
+    danco,
+    estimate,
+    gride,
+    levina_bickel,
+    scaling,
+    twonn,
+)  # fmt: skip
+
+ESTIMATORS: dict[str, Callable[[Any], Any]] = {
+    "TwoNN": twonn.maximum_likelihood,
+    "line": twonn.linear_fit,
+    "posterior": twonn.posterior,
+    "Gride": lambda x: gride.maximum_likelihood(x, n1=4, n2=8),
+    "Levina–Bickel": lambda x: levina_bickel.estimate(x, 10),
+    "scaling": lambda x: scaling.slopes(x, 10),
+    "DANCo": danco.estimate,
+}
+
+
+@pytest.fixture(scope="module")
+def normal() -> Tensor:
+    return torch.randn(1000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def constant(value: float) -> Tensor:
+    return torch.full((1000, 55), value, dtype=torch.float64)
+
+
+MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "offset": lambda x: x + 1e9,
+    "scale": lambda x: 1e-16 * x,
+    "constant columns": lambda x: torch.cat([x, constant(1e6)], dim=1),
+    "larger constant columns": lambda x: torch.cat([x, constant(1e8)], dim=1),
+}
+
+
+@pytest.mark.parametrize("move", MOVED)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_offset_scale_and_constant_columns_do_not_matter(
+    normal: Tensor, name: str, move: str
+) -> None:
+    estimator = ESTIMATORS[name]
+    expected = estimator(normal).dimension
+    assert estimator(MOVED[move](normal)).dimension == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("copies", [1, 2])
+def test_repeated_rows_do_not_matter_and_are_said(normal: Tensor, name: str, copies: int) -> None:
+    estimator = ESTIMATORS[name]
+    repeated = torch.cat([normal, *[normal[:100]] * copies])[torch.randperm(1000 + 100 * copies)]
+    with pytest.warns(UserWarning, match=f"{100 * copies} of {1000 + 100 * copies} points repeat"):
+        found = estimator(repeated).dimension
+    assert found == pytest.approx(estimator(normal).dimension, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_line_has_one_dimension_and_nan_is_refused(name: str) -> None:
+    x = torch.rand(1000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    # Standard errors at N = 1000 are at most 0.05 here.
+    assert ESTIMATORS[name](x).dimension == pytest.approx(1.0, abs=0.15)
+    with pytest.raises(ValueError, match="x must be finite, got 1 nan or inf"):
+        ESTIMATORS[name](torch.cat([x, torch.tensor([[math.nan]])]))
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_graph_gives_what_its_points_give(normal: Tensor, name: str) -> None:
+    expected = ESTIMATORS[name](normal).dimension
+    assert ESTIMATORS[name](neighbors.graph(normal, 20)).dimension == pytest.approx(expected)
+
+
+def test_without_noise_the_answer_is_danco_s_inside_an_interval() -> None:
+    x = manifolds.sample("swiss_roll", 1500, seed=0).x
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = estimate(x)
+    assert found.method == "DANCo"
+    assert found.dimension == pytest.approx(2.0, abs=0.15)
+    low, high = found.interval
+    assert low < 2.0 < high
+    assert low <= found.dimension <= high
+    assert found.warnings == ()
+    assert str(found).startswith(f"dimension {found.dimension:.3g}, between")
+
+
+def test_noise_at_small_scales_is_named_and_looked_beyond() -> None:
+    torch.manual_seed(0)
+    plane = torch.cat([torch.rand(3000, 2), torch.zeros(3000, 18)], dim=1)
+    found = estimate(plane + 0.005 * torch.randn(3000, 20), progress=False)
+    assert found.method == "adaptive scale"
+    assert 1.9 < found.dimension < 2.2
+    assert any("noise at small scales" in said for said in found.warnings)
+    assert found.scale > 0.05
+
+
+def test_few_points_in_many_dimensions_are_said() -> None:
+    found = estimate(torch.randn(500, 20))
+    assert any("show at most about 5 dimensions" in said for said in found.warnings)
+    assert found.dimension == pytest.approx(20, rel=0.15)
+
+
+def test_repeats_and_whole_numbers_are_said() -> None:
+    x = torch.randint(0, 20, (1000, 4)).double()
+    found = estimate(torch.cat([x, x[:50]]))
+    for phrase in ("points repeat another", "both neighbors equally near", "whole numbers"):
+        assert any(phrase in said for said in found.warnings), phrase
+
+
+def test_parts_of_different_dimension_are_said() -> None:
+    torch.manual_seed(0)
+    line = torch.cat([torch.rand(700, 1), torch.zeros(700, 7)], dim=1) + 8
+    found = estimate(torch.cat([torch.randn(700, 8), line]))
+    assert any("several dimensions in one data set" in said for said in found.warnings)
+
+
+def test_a_table_of_distances_is_enough(normal: Tensor) -> None:
+    table = torch.cdist(normal, normal, compute_mode="donot_use_mm_for_euclid_dist")
+    found = estimate(neighbors.from_distances(table, 64))
+    assert found.method == "TwoNN, calibrated"
+    assert found.pca is None
+    assert found.dimension == pytest.approx(5.0, rel=0.12)
+
+
+def test_the_answer_is_the_same_each_time(normal: Tensor) -> None:
+    assert str(estimate(normal)) == str(estimate(normal))
+
+
+def test_refuses_too_few_points() -> None:
+    with pytest.raises(ValueError, match="distinct points must be at least 64, got 63"):
+        estimate(torch.randn(63, 3))
+
+
+def test_refuses_a_lattice_by_its_name() -> None:
+    axis = torch.arange(6.0)
+    with pytest.raises(ValueError, match="must be continuous, got points on a lattice: 100% of"):
+        estimate(torch.cartesian_prod(axis, axis, axis))
