@@ -46,7 +46,7 @@ def cifar10(root: Path) -> Case:
         images.shape, 128, channels=(64, 128), hidden_dims=(512,), seed=0, dtype=torch.float32,
         likelihood=DiscretizedLogistic(),
     )  # fmt: skip
-    return train, test, model, {"num_epochs": 40, "batch_size": 64}
+    return train, test, model, {"num_epochs": 15, "batch_size": 64}
 
 
 CASES: dict[str, Callable[[Path], Case]] = {"mnist": mnist, "frey": frey, "cifar10": cifar10}

@@ -158,7 +158,7 @@ def test_a_lattice_is_named_and_has_no_dimension(tmp_path: Path) -> None:
     done = build(table(torch.cartesian_prod(axis, axis, axis)), tmp_path, **QUICK)  # type: ignore[arg-type]
     (section,) = [s for s in done.sections if s.name == "dimension"]
     assert section.failed
-    assert "got points on a lattice: 100% of them" in section.answer
+    assert "got points on a lattice" in section.answer
     assert "dimension" not in section.numbers
 
 
