@@ -104,5 +104,7 @@ def test_the_width_is_a_power_of_two_up_to_a_quarter_of_the_distinct_points(
     assert [graph(x[:n]).num_neighbors for n in (3, 5)] == [2, 2]
     with pytest.warns(UserWarning, match="900 of 960"):
         assert graph(x[:60].repeat(16, 1)).num_neighbors == 8
+    monkeypatch.setattr("pplvae.neighbors.neighbor_graph._MOST_ENTRIES", 10_000)
+    assert graph(x).num_neighbors == 32
     monkeypatch.setattr("pplvae.neighbors.neighbor_graph._MOST_ENTRIES", 3000)
-    assert graph(x).num_neighbors == 8
+    assert graph(x).num_neighbors == 16

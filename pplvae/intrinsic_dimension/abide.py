@@ -36,7 +36,7 @@ from pplvae.validation import check_one_of, check_positive, check_whole
 _MOST_ROUNDS = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptiveScale:
     """The dimension at each point's own scale.
 

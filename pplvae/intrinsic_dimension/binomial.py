@@ -32,7 +32,7 @@ OPTIMAL = 0.2032  # τ^d, the root of p exp(2 (1 − p)) = 1
 _MOST_ROUNDS = 20  # of finding τ for d and d for τ; 4 are the rule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BinomialFit:
     """The dimension that the counts in inner balls give.
 

@@ -40,7 +40,7 @@ _STEPS = 2001  # of the continuous search, in log d; a parabola then refines it
 _BLOCK_BYTES = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Danco:
     """The dimension whose ball looks most like the data.
 
@@ -125,6 +125,8 @@ def estimate(
 
 def _directions(points: Tensor) -> int:
     """Return in how many directions the data vary, or any number above the largest tried."""
+    points = points.double() - points[0].double()
+    points = points / points.abs().max()  # squares of tiny numbers would be 0
     some = points[:: max(1, len(points) // (4 * _LARGEST))]
     rank = spectrum.pca(some).rank
     return rank if rank > _LARGEST else spectrum.pca(points).rank
@@ -204,7 +206,7 @@ def _angles(found: NeighborGraph) -> tuple[float, float]:
     """Return ν and τ of the angles between the directions to all neighbors."""
     points, k = _points(found), found.num_neighbors
     upper = torch.ones(k, k, dtype=torch.bool, device=points.device).triu(1)
-    size = max(1, _BLOCK_BYTES // (8 * k * points.shape[1]))
+    size = max(1, _BLOCK_BYTES // (8 * k * max(k, points.shape[1])))
     sums, total = torch.zeros(2, dtype=torch.float64, device=points.device), 0.0
     for rows in torch.arange(len(found), device=points.device).split(size):
         steps = points[found.indices[rows]].double() - points[rows].double().unsqueeze(1)

@@ -19,7 +19,7 @@ _ENDS = 20  # places tried for it, from 8 widths to 550
 _COARSE, _FINE = 257, 16385  # points at which log p is found, and of the grid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GridPosterior:
     """The posterior of d, on a grid of log d.
 

@@ -32,7 +32,7 @@ from pplvae.validation import check_in_range, check_one_of, check_positive, chec
 POOLS = ("harmonic", "arithmetic")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LevinaBickel:
     """The points' dimensions, pooled.
 
@@ -51,7 +51,7 @@ class LevinaBickel:
     local: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pointwise:
     """The posterior of d at each point, Gamma(concentration, rate).
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from pplvae import randomness
 from pplvae.intrinsic_dimension import twonn
 from pplvae.intrinsic_dimension.gamma import GammaPosterior
-from pplvae.neighbors import Data
+from pplvae.neighbors import Data, as_graph
 from pplvae.validation import check_whole
 
 _MOST = 10_000  # points of a simulated data set: √N times the distance hardly depends on N
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PredictiveCheck:
     """How far the ratios are from TwoNN's law.
 
@@ -62,6 +62,8 @@ def check(
         ValueError: As `twonn.posterior`, or if num_samples is less than 20.
     """
     check_whole("num_samples", num_samples, 20)
+    if getattr(x, "ndim", 1) == 2:
+        x = as_graph(x, 2)
     posterior = twonn.posterior(x) if posterior is None else posterior
     seen = twonn.log_ratios(x).sort().values
     shape, rate = posterior.concentration, posterior.rate

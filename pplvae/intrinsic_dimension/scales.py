@@ -54,7 +54,7 @@ class Plateau:
     steps: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """The dimension at S scales, small to large.
 

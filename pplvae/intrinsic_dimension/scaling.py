@@ -30,7 +30,7 @@ from pplvae.validation import check_one_of, check_whole
 AGAINST = {"digamma": torch.digamma, "log": torch.log}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slopes:
     """The lines of rank against distance.
 
@@ -54,7 +54,7 @@ class Slopes:
     log_distances: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Doubling:
     """The median of the dimensions that r_2k / r_k gives.
 

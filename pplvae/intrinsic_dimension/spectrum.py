@@ -20,7 +20,7 @@ from torch import Tensor
 from pplvae.validation import Array, as_points, check_whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectrum:
     """Principal component analysis of N points in D dimensions, with R = min(N − 1, D).
 

@@ -33,20 +33,23 @@ NOISE = 1.5  # how many times the eighth neighbor's dimension the nearest one's 
 FALL = 1.2  # beyond which the dimension depends on the scale, noise or not
 DISAGREEMENT = 1.25  # between estimators that are otherwise trusted
 LEAST_P = 0.005  # of the predictive check
+OF_THE_SCALE = 0.03  # of d, the standard error that the choice of the scale adds under noise
+TIE = 1e-9  # of r_2, by which equally near neighbors may differ after rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """What all estimators say, and the answer made of it.
 
     Attributes:
         dimension: The answer.
-        interval: How sure it is: 95 % of TwoNN's calibrated posterior and DANCo's answer, or 95 %
-            of the adaptive scale's.
+        interval: How sure it is: from the least to the greatest that TwoNN's 95 %, calibrated and
+            not, and DANCo allow, since whether the data have an edge is not known; or that of the
+            adaptive scale, widened by 3 % of d for the choice of the scale.
         method: Whose answer it is, "DANCo", "TwoNN, calibrated" or "adaptive scale".
         scale: At what length it holds, in units of x: the mean distance of the farthest neighbor
             that was asked.
-        warnings: What a reader should know, in plain words.
+        warnings: What a reader should know, in plain words. None is raised besides.
         estimates: By estimator, the dimension and the ends of its 95 % interval; nan where it
             gives none.
         graph: The neighbor graph, for further questions.
@@ -109,7 +112,7 @@ def estimate(
     return _judged(graph, found, list(dict.fromkeys(said)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Answers:
     """What the estimators say."""
 
@@ -125,7 +128,8 @@ class _Answers:
 
 
 def _refuse_lattice(graph: NeighborGraph) -> None:
-    ties = (graph.distances[:, 0] == graph.distances[:, 1]).double().mean().item()
+    first, second = graph.distances[:, 0], graph.distances[:, 1]
+    ties = (second - first <= TIE * second).double().mean().item()
     if ties > 0.5:
         raise ValueError(
             f"x must be continuous, got points on a lattice: {ties:.0%} of them have both nearest "
@@ -149,7 +153,7 @@ def _answers(graph: NeighborGraph, seed: int | None) -> _Answers:
         adaptive=scales.adaptive(graph),
         profile=scales.profile(graph),
         check=predictive.check(graph, posterior, seed=seed),
-        pca=None if points is None else spectrum.pca(points),
+        pca=None if points is None else spectrum.pca(points.double()),
         near=near,
         far=far,
     )
@@ -157,26 +161,40 @@ def _answers(graph: NeighborGraph, seed: int | None) -> _Answers:
 
 def _judged(graph: NeighborGraph, found: _Answers, said: list[str]) -> Estimate:
     estimates = _table(found)
-    noisy = found.near > NOISE * found.far
+    noisy = max(found.near, found.far) > NOISE * min(found.near, found.far)
     if noisy:
-        dimension, interval = found.adaptive.dimension, found.adaptive.interval()
+        dimension, error = found.adaptive.dimension, found.adaptive.standard_error
+        half = 1.96 * math.hypot(error, OF_THE_SCALE * dimension)
+        interval = dimension - half, dimension + half
         method, scale = "adaptive scale", found.adaptive.scale
-        said.append(
-            f"the nearest neighbors mean {found.near:.1f} dimensions, the eighth {found.far:.1f}: "
-            "noise at small scales"
-        )
+        said.append(_why_not_near(graph, found))
     else:
         dimension, method = found.calibrated.dimension, "TwoNN, calibrated"
         low, high = found.calibrated.interval()
         if found.danco is not None:
             dimension, method = found.danco.dimension, "DANCo"
-        interval = min(low, dimension), max(high, dimension)
+        plain = found.posterior.interval()
+        interval = min(low, dimension, plain[0]), max(high, dimension, plain[1])
         scale = graph.distances[:, 9].mean().item()
-    said += _doubts(graph, found, dimension, noisy=noisy)
+    if found.pca is not None:
+        interval = interval[0], max(dimension, min(interval[1], float(found.pca.rank)))
+    said += _doubts(graph, found, dimension, said, noisy=noisy)
     return Estimate(
         dimension, interval, method, scale, tuple(said), estimates, graph, found.profile,
         found.adaptive, found.posterior, found.check, found.pca,
     )  # fmt: skip
+
+
+def _why_not_near(graph: NeighborGraph, found: _Answers) -> str:
+    """Return why the nearest neighbors are not believed."""
+    numbers = (
+        f"the nearest neighbors mean {found.near:.1f} dimensions, the eighth {found.far:.1f}: "
+    )
+    if found.near < found.far:
+        return numbers + "near-copies of points, or densely sampled curves"
+    if found.pca is not None and found.near > found.pca.rank:
+        return numbers + "points equally spaced, as in time series and on grids"
+    return numbers + "noise at small scales"
 
 
 def _table(found: _Answers) -> dict[str, tuple[float, float, float]]:
@@ -196,9 +214,15 @@ def _table(found: _Answers) -> dict[str, tuple[float, float, float]]:
     return table
 
 
-def _doubts(graph: NeighborGraph, found: _Answers, dimension: float, *, noisy: bool) -> list[str]:
+def _doubts(
+    graph: NeighborGraph, found: _Answers, dimension: float, before: list[str], *, noisy: bool
+) -> list[str]:
     """Return what else speaks against the answer."""
     said, most = [], 2 * math.log10(len(graph))
+    if graph.num_repeats and not any("repeat another" in heard for heard in before):
+        said.append(f"{graph.num_repeats} points repeat another and were dropped")
+    if not noisy and not found.calibrated.curve.covers(found.posterior.dimension):
+        said.append("no ball of so many dimensions was drawn: the calibration is extrapolated")
     if _whole_numbers(graph):
         said.append("all values are whole numbers, as on a lattice: neighbors closer than 1 are "
                     "missing, and estimators for continuous data lean on them")  # fmt: skip

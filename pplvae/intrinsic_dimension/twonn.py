@@ -37,10 +37,11 @@ from pplvae.intrinsic_dimension.gamma import (
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.validation import Array, as_vector, check_in_range, check_positive
 
+TIE = 1e-9  # of r₂, by which equally near neighbors may differ after rounding
 MOST_TIES = 0.05  # of points with r₁ = r₂; images in 16 gray levels have 0.01 of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LineFit:
     """The line through the origin of −log(1 − F) against log μ.
 
@@ -290,7 +291,7 @@ def solution(
 def _ratios_of(graph: NeighborGraph) -> Tensor:
     check_in_range("the number of distinct points", len(graph), 3)
     first, second = graph.distances[:, 0], graph.distances[:, 1]
-    ties = (first == second).double().mean().item()
+    ties = (second - first <= TIE * second).double().mean().item()
     if ties > MOST_TIES:
         warnings.warn(
             f"{ties:.0%} of the points have both neighbors equally near, as on a lattice: "

@@ -18,9 +18,10 @@ from pplvae.neighbors.search import neighbors
 from pplvae.validation import Array, as_points, as_tensor, check_whole
 
 _MOST_ENTRIES = 2**24  # of a graph whose width is not given
+_LEAST_WIDTH = 16  # which it has all the same
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeighborGraph:
     """The nearest neighbors of N distinct points.
 
@@ -96,7 +97,7 @@ def graph(x: Array, num_neighbors: int | None = None, *, progress: bool = True) 
     Args:
         x: Points, shape (N, D).
         num_neighbors: How many neighbors k of each point to keep; by default the greatest power
-            of 2 up to N / 4 with which the graph has at most 2^24 entries.
+            of 2 up to N / 4 with which the graph has at most 2^24 entries, or 16.
         progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
@@ -152,12 +153,14 @@ def from_distances(distances: Array, num_neighbors: int | None = None) -> Neighb
     _warn_of_repeats(len(table) - len(rows), len(table))
     table = table[rows][:, rows].fill_diagonal_(torch.inf)
     nearest = table.topk(num_neighbors, largest=False)
+    if (nearest.values[:, 0] == 0).any():
+        raise ValueError("distances must be 0 from all copies of a point to the same others")
     return NeighborGraph(nearest.values, nearest.indices, rows, multiplicities, None)
 
 
 def _width(num_points: int) -> int:
     check_whole("the number of distinct points", num_points, 3)
-    most = max(2, min(num_points // 4, _MOST_ENTRIES // num_points))
+    most = max(2, min(num_points // 4, max(_LEAST_WIDTH, _MOST_ENTRIES // num_points)))
     return 1 << (most.bit_length() - 1)
 
 

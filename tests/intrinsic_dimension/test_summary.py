@@ -41,6 +41,8 @@ def constant(value: float) -> Tensor:
 MOVED: dict[str, Callable[[Tensor], Tensor]] = {
     "offset": lambda x: x + 1e9,
     "scale": lambda x: 1e-16 * x,
+    "tiny scale": lambda x: 1e-170 * x,
+    "single precision": lambda x: 1e25 * x.float(),
     "constant columns": lambda x: torch.cat([x, constant(1e6)], dim=1),
     "larger constant columns": lambda x: torch.cat([x, constant(1e8)], dim=1),
 }
@@ -142,7 +144,49 @@ def test_refuses_too_few_points() -> None:
         estimate(torch.randn(63, 3))
 
 
-def test_refuses_a_lattice_by_its_name() -> None:
-    axis = torch.arange(6.0)
+@pytest.mark.parametrize("spacing", [1.0, 1 / 3])
+def test_refuses_a_lattice_by_its_name(spacing: float) -> None:
+    axis = spacing * torch.arange(6.0)
     with pytest.raises(ValueError, match="must be continuous, got points on a lattice: 100% of"):
         estimate(torch.cartesian_prod(axis, axis, axis))
+
+
+def test_under_noise_the_interval_holds_the_truth() -> None:
+    torch.manual_seed(1)
+    plane = torch.cat([torch.rand(1500, 2), torch.zeros(1500, 8)], dim=1)
+    low, high = estimate(plane + 0.005 * torch.randn(1500, 10), progress=False).interval
+    assert low < 2.0 < high < 2.3
+
+
+def test_a_closed_manifold_s_dimension_lies_in_the_interval() -> None:
+    turns = 2 * math.pi * torch.rand(1000, 3)
+    found = estimate(torch.cat([turns.cos(), turns.sin()], dim=1))
+    assert found.interval[0] < 3.0 < found.interval[1]
+
+
+def test_near_copies_are_not_taken_for_a_low_dimension() -> None:
+    x = torch.randn(2000, 5)
+    found = estimate(torch.cat([x, x[:600] + 1e-9 * torch.randn(600, 5)]), progress=False)
+    assert found.dimension > 4
+    assert any("near-copies of points" in said for said in found.warnings)
+
+
+def test_points_at_equal_steps_are_not_called_noise() -> None:
+    time = torch.arange(2000.0).unsqueeze(1)
+    x = torch.cat([(0.05 * time).sin(), (0.05 * math.sqrt(2) * time).cos(), time / 400], dim=1)
+    said = " ".join(estimate(x, progress=False).warnings)
+    assert "equally spaced" in said
+    assert "noise" not in said
+
+
+def test_a_graph_s_repeats_are_said() -> None:
+    x = torch.randn(200, 3)
+    with pytest.warns(UserWarning, match="20 of 220"):
+        graph = neighbors.graph(torch.cat([x, x[:20]]))
+    assert "20 points repeat another and were dropped" in estimate(graph).warnings
+
+
+def test_an_answer_beyond_the_balls_is_said_and_stays_within_the_rank() -> None:
+    found = estimate(torch.randn(100, 1000))
+    assert found.interval[1] <= 99
+    assert any("calibration is extrapolated" in said for said in found.warnings)

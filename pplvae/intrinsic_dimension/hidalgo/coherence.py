@@ -34,7 +34,7 @@ SETTLED = 1e-6  # nats
 BROKEN = 0.01  # above 1 / K, where a prior has chosen one of its K equal states
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ties:
     """The pairs of neighbors, each once in either direction; M in all.
 
@@ -53,7 +53,7 @@ class Ties:
     num_points: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Neighborhood:
     """What the neighbors of each point say of its part, its own ratio left out.
 

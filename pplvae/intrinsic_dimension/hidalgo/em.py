@@ -33,7 +33,7 @@ SURE = 0.9  # of a point's part at the start
 LLOYD_STEPS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """The θ of EM: dimensions and weights, shapes (K,), and messages, shape (M, K)."""
 
@@ -42,7 +42,7 @@ class State:
     messages: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Beliefs:
     """What an E-step says.
 
