@@ -46,11 +46,6 @@ def rules(
         variance_fraction: What the threshold asks for, in (0, 1]; a spectrum has its own.
         seed: For parallel analysis: an int for the same noise every time.
         progress: Whether more than a few seconds show a progress bar.
-
-    Example:
-        >>> rules(torch.randn(500, 3) @ torch.randn(3, 8) + 0.1 * torch.randn(500, 8), seed=0)
-        {'threshold': 3, 'participation ratio': 2, 'kaiser': 2, 'broken stick': 2,
-         'parallel analysis': 2, 'evidence': 3}
     """
     spectrum = x if isinstance(x, Spectrum) else pca(x, variance_fraction)
     return {

@@ -91,10 +91,6 @@ def slopes(
 
     Raises:
         ValueError: If k is not in [2, N − 1], or all neighbors of all points are at one distance.
-
-    Example:
-        >>> slopes(torch.rand(1000, 2))
-        Slopes(dimension=1.880, standard_error=0.030, num_neighbors=10, against='digamma')
     """
     check_one_of("against", against, AGAINST)
     check_whole("num_neighbors", num_neighbors, 2)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pplvae.vae.model import VAE
 
 LIMIT = 3.0  # of |log σ| of one map
-GAIN = 0.01  # of a network's output: a flow starts near the identity and leaves it slowly
+START = 0.1  # of the last layer's usual weights: a flow starts near the identity
 
 
 class Masked(ConditionalAutoRegressiveNN):
@@ -60,13 +60,14 @@ class Masked(ConditionalAutoRegressiveNN):
             permutation=order.flip(0) if backwards else order,  # type: ignore[arg-type]
             nonlinearity=nn.ELU(),
         )  # fmt: skip
+        with torch.no_grad():
+            for parameter in self.layers[-1].parameters():
+                parameter.mul_(START)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return m and log σ, shapes (…, L), with |log σ| at most `LIMIT`."""
         mean, free = super().forward(x, x.new_zeros(0) if context is None else context)
-        # Adam's steps are as large for a gradient that is all noise, and most of it is: that of
-        # latent dimensions that nothing needs. A small gain makes them small.
-        return GAIN * mean, LIMIT * (GAIN / LIMIT * free).tanh()
+        return mean, LIMIT * (free / LIMIT).tanh()
 
 
 def masked(
