@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pplvae.intrinsic_dimension import balls, spectrum
+from pplvae.intrinsic_dimension import balls, ratio_law, spectrum
 from pplvae.neighbors import Data, NeighborGraph, as_graph, graph
 from pplvae.validation import check_whole
 
@@ -183,23 +183,11 @@ def angle_divergence(
 
 
 def _distance(found: NeighborGraph) -> float:
-    """Return δ: the root of 1/δ − mean L + (k − 1) mean[L / (e^(δL) − 1)], L = −log ρ.
-
-    The left side falls and is convex, and it is positive at 1 / mean L: from there Newton's steps
-    rise to the root and never pass it.
-    """
+    """Return δ, where ρ = r_1 / r_(k+1) is most likely."""
     logs = (found.distances[:, -1] / found.distances[:, 0]).log()
-    average, others = logs.mean().item(), found.num_neighbors - 2
-    if not average > 0:
+    if not logs.sum() > 0:
         raise ValueError("x must not have all its neighbors at one distance, as in a lattice")
-    logs = logs.clamp_min(1e-9 * average)
-    root, step = 1 / average, math.inf
-    while step > 1e-12 * root:
-        score = 1 / root - average + others * (logs / (root * logs).expm1()).mean().item()
-        curve = (logs / (2 * (root * logs / 2).sinh())).square().mean().item()
-        step = score / (1 / root**2 + others * curve)
-        root += step
-    return root
+    return ratio_law.solve(logs, 1, found.num_neighbors, count=len(logs))
 
 
 def _angles(found: NeighborGraph) -> tuple[float, float]:

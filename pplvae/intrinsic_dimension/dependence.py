@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from pplvae.neighbors import NeighborGraph
-from pplvae.validation import as_vector, check_whole
+from pplvae.validation import as_vector, check_in_range, check_whole
 
 _MOST_PAIRS = 2**24  # of a block
+_NETWORK_REACH = 4  # neighbors; beyond it the pairs that meet are many, and their sum is noise
 
 
 def variance_inflation(scores: Tensor, graph: NeighborGraph, reach: int) -> float:
@@ -88,6 +89,24 @@ def smooth_inflation(scores: Tensor, indices: Tensor, sizes: Tensor | int) -> fl
     for column in range(int(sizes.max())):
         held.index_add_(0, indices[:, column], torch.where(sizes > column, shares, 0.0))
     return max(1.0, held.square().sum().item() / total)
+
+
+def inflation(
+    given: float | None, scores: Tensor, graph: NeighborGraph | None, reach: int
+) -> float:
+    """Return the factor that was given, or the one found in the graph, 1 where there is none.
+
+    Raises:
+        ValueError: If what was given is below 1.
+    """
+    if given is not None:
+        check_in_range("inflation", given, 1.0)
+        return float(given)
+    if graph is None:
+        return 1.0
+    if reach <= _NETWORK_REACH:
+        return variance_inflation(scores, graph, reach)
+    return smooth_inflation(scores, graph.indices, reach)
 
 
 def _blocks(sizes: Tensor) -> list[slice]:

@@ -23,20 +23,19 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pplvae.intrinsic_dimension import grid
-from pplvae.intrinsic_dimension.dependence import smooth_inflation, variance_inflation
+from pplvae.intrinsic_dimension import dependence, grid
 from pplvae.intrinsic_dimension.gamma import check_fraction
 from pplvae.intrinsic_dimension.ratio_law import (
     Gride,
     check_ranks,
     log_likelihood,
+    logs_of,
     score_and_information,
     solve,
 )
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.validation import Array, as_vector, check_in_range
 
-_NETWORK_REACH = 4  # neighbors; beyond it the pairs that meet are many, and their sum is noise
 _BLOCK = 2**22  # numbers that are worked on at once
 
 
@@ -115,7 +114,7 @@ def maximum_likelihood(
     logs, graph = _logs(x, n1, n2)
     dimension = solve(logs, n1, n2, count=len(logs) - unbiased)
     scores, information = score_and_information(logs, dimension, n1, n2)
-    inflation = _inflation(inflation, scores, graph, n2)
+    inflation = dependence.inflation(inflation, scores, graph, n2)
     effective = information / inflation
     low, high = chi2(2 * effective).interval(prob)
     half = dimension / (2 * effective * (1 - unbiased / information))
@@ -186,7 +185,7 @@ def posterior(
     check_in_range("rate", rate, 0.0)
     logs, graph = _logs(x, n1, n2, min_size=1)
     scores, _ = score_and_information(logs, solve(logs, n1, n2, count=len(logs)), n1, n2)
-    f, a, b = _inflation(inflation, scores, graph, n2), concentration, rate
+    f, a, b = dependence.inflation(inflation, scores, graph, n2), concentration, rate
     mode = solve(logs, n1, n2, count=len(logs) + a * f, rate=b * f)
     width = math.sqrt(f / score_and_information(logs, mode, n1, n2)[1])
     constant = math.nan if a == 0 or b == 0 else a * math.log(b) - math.lgamma(a)
@@ -220,20 +219,4 @@ def _logs(x: Data, n1: int, n2: int, min_size: int = 3) -> tuple[Tensor, Neighbo
     if isinstance(x, NeighborGraph) or getattr(x, "ndim", 1) == 2:
         graph = as_graph(x, n2)
         return ratios(graph, n1, n2).log(), graph
-    given = as_vector(x, name="ratios", min_size=min_size).double()
-    if (given < 1).any():
-        raise ValueError(f"ratios must be at least 1, got {given.min().item():.6g}")
-    return given.log(), None
-
-
-def _inflation(
-    given: float | None, scores: Tensor, graph: NeighborGraph | None, reach: int
-) -> float:
-    if given is not None:
-        check_in_range("inflation", given, 1.0)
-        return float(given)
-    if graph is None:
-        return 1.0
-    if reach <= _NETWORK_REACH:
-        return variance_inflation(scores, graph, reach)
-    return smooth_inflation(scores, graph.indices, reach)
+    return logs_of(x, min_size), None

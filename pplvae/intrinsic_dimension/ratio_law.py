@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from pplvae.validation import check_whole
+from pplvae.validation import Array, as_vector, check_whole
 
 _MOST_STEPS = 100  # of Newton's method; 6 are the rule
 
@@ -132,6 +132,18 @@ def score_and_information(
     y, power = dimension * logs, n2 - n1 - 1
     fall, bend = _falls(y)
     return 1 + power * fall - n1 * y, (1 + power * bend).sum().item()
+
+
+def logs_of(ratios: Array, min_size: int) -> Tensor:
+    """Return log μ in double precision.
+
+    Raises:
+        ValueError: If there are too few ratios, or one is below 1.
+    """
+    given = as_vector(ratios, name="ratios", min_size=min_size).double()
+    if (given < 1).any():
+        raise ValueError(f"ratios must be at least 1, got {given.min().item():.6g}")
+    return given.log()
 
 
 def check_ranks(n1: int, n2: int) -> None:

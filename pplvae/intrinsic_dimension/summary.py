@@ -34,7 +34,6 @@ FALL = 1.2  # beyond which the dimension depends on the scale, noise or not
 DISAGREEMENT = 1.25  # between estimators that are otherwise trusted
 LEAST_P = 0.005  # of the predictive check
 OF_THE_SCALE = 0.03  # of d, the standard error that the choice of the scale adds under noise
-TIE = 1e-9  # of r_2, by which equally near neighbors may differ after rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +127,7 @@ class _Answers:
 
 
 def _refuse_lattice(graph: NeighborGraph) -> None:
-    first, second = graph.distances[:, 0], graph.distances[:, 1]
-    ties = (second - first <= TIE * second).double().mean().item()
+    ties = twonn.tied(graph)
     if ties > 0.5:
         raise ValueError(
             f"x must be continuous, got points on a lattice: {ties:.0%} of them have both nearest "

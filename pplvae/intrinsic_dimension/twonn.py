@@ -27,13 +27,13 @@ import torch
 from torch import Tensor
 
 from pplvae.infer import exact
-from pplvae.intrinsic_dimension import calibration
-from pplvae.intrinsic_dimension.dependence import variance_inflation
+from pplvae.intrinsic_dimension import calibration, dependence
 from pplvae.intrinsic_dimension.gamma import (
     CalibratedPosterior,
     GammaPosterior,
     check_fraction,
 )
+from pplvae.intrinsic_dimension.ratio_law import logs_of
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.validation import Array, as_vector, check_in_range, check_positive
 
@@ -98,6 +98,12 @@ def distance_ratios(x: Data, *, progress: bool = True) -> Tensor:
         ValueError: If there are fewer than 3 distinct points.
     """
     return _ratios_of(as_graph(x, 2, progress=progress))
+
+
+def tied(graph: NeighborGraph) -> float:
+    """Return the share of the points whose two nearest neighbors are equally near."""
+    first, second = graph.distances[:, 0], graph.distances[:, 1]
+    return (second - first <= TIE * second).double().mean().item()
 
 
 def log_ratios(x: Data) -> Tensor:
@@ -178,7 +184,7 @@ def maximum_likelihood(
     logs, graph = _logs(x)
     kept, total, scores = _censored(logs, discard)
     dimension = _checked((kept - unbiased) / total if total else math.inf)
-    inflation = _inflation(inflation, scores, graph)
+    inflation = dependence.inflation(inflation, scores, graph, 2)
     effective = kept / inflation
     low, high = chi2(2 * effective).interval(prob)
     found = MaximumLikelihood(
@@ -266,7 +272,7 @@ def posterior(
     check_in_range("concentration", concentration, 0.0)
     check_in_range("rate", rate, 0.0)
     logs, graph = _logs(x, min_size=1)
-    inflation = _inflation(inflation, logs, graph)
+    inflation = dependence.inflation(inflation, logs, graph, 2)
     total, a, b = logs.sum().item() / inflation, concentration, rate
     after, beyond = a + len(logs) / inflation, b + total
     check_positive("rate + Σ log μ", beyond)
@@ -290,15 +296,14 @@ def solution(
 
 def _ratios_of(graph: NeighborGraph) -> Tensor:
     check_in_range("the number of distinct points", len(graph), 3)
-    first, second = graph.distances[:, 0], graph.distances[:, 1]
-    ties = (second - first <= TIE * second).double().mean().item()
+    ties = tied(graph)
     if ties > MOST_TIES:
         warnings.warn(
             f"{ties:.0%} of the points have both neighbors equally near, as on a lattice: "
             "TwoNN holds for continuous data",
             stacklevel=4,
         )
-    return second / first
+    return graph.distances[:, 1] / graph.distances[:, 0]
 
 
 def _logs(x: Data, min_size: int = 3) -> tuple[Tensor, NeighborGraph | None]:
@@ -306,10 +311,7 @@ def _logs(x: Data, min_size: int = 3) -> tuple[Tensor, NeighborGraph | None]:
     if isinstance(x, NeighborGraph) or getattr(x, "ndim", 1) == 2:
         graph = as_graph(x, 2)
         return _ratios_of(graph).log(), graph
-    ratios = as_vector(x, name="ratios", min_size=min_size).double()
-    if (ratios < 1).any():
-        raise ValueError(f"ratios must be at least 1, got {ratios.min().item():.6g}")
-    return ratios.log(), None
+    return logs_of(x, min_size), None
 
 
 def _censored(logs: Tensor, discard: float) -> tuple[int, float, Tensor]:
@@ -337,13 +339,6 @@ def _calibrated(found: MaximumLikelihood, curve: calibration.Curve) -> MaximumLi
     return replace(
         found, dimension=dimension, standard_error=(above - below) / 2, interval=(low, high)
     )
-
-
-def _inflation(given: float | None, scores: Tensor, graph: NeighborGraph | None) -> float:
-    if given is not None:
-        check_in_range("inflation", given, 1.0)
-        return float(given)
-    return 1.0 if graph is None else variance_inflation(scores, graph, 2)
 
 
 def _checked(dimension: float) -> float:
