@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pplvae.infer.em import Restart, climb
-from pplvae.mixtures.model import GaussianMixture, choose, column_scales
+from pplvae.mixtures.mixture import GaussianMixture, choose, column_scales
 from pplvae.randomness import generator
 from pplvae.validation import (
     Array,

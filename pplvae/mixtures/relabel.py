@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pplvae.infer import Posterior
-from pplvae.mixtures.model import GaussianMixture
+from pplvae.mixtures.mixture import GaussianMixture
 
 SITES = {"weights": 1, "locs": 2, "scales": 2, "correlation_trils": 3, "scale_trils": 3}
 MOST_TURNS = 50

@@ -15,7 +15,8 @@ from torch import Tensor
 from pplvae import infer
 from pplvae.infer import svi
 from pplvae.mixtures import em
-from pplvae.mixtures.model import GaussianMixture, model
+from pplvae.mixtures.mixture import GaussianMixture
+from pplvae.mixtures.model import model
 from pplvae.validation import Array, as_points
 
 

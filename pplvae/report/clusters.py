@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pplvae import plots, randomness
 from pplvae.mixtures import em, svi
-from pplvae.mixtures.model import GaussianMixture
+from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.report.section import Figure, Section, Study, Table, drawn
 
 TITLE = "Which clusters do they form?"
