@@ -20,6 +20,7 @@ Parameters come in batches: R mixtures of K components each, so that several are
 # ruff: noqa: D102 - what a method of a form is for, `Full` says
 
 import math
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ class Parameters(NamedTuple):
     locs: Tensor
     scales: Tensor
 
-    def take(self, rows: Tensor) -> "Parameters":
+    def take(self, rows: Tensor | slice) -> "Parameters":
         """Return some of the R mixtures."""
         return Parameters(*(part[rows] for part in self))
 
@@ -52,15 +53,18 @@ class Moments(NamedTuple):
         counts: Σ r, shape (R, K).
         sums: Σ r (z − origin), shape (R, K, D).
         squares: Σ r of what the form's `outer` makes of z − origin: full (R, K, D, D), diag
-            (R, K, D), spherical (R, K, 1). For tied as for full or, about one origin, the sum
-            over all components at once, shape (1, 1, D, D).
-        origins: Shape (R, K, D), or (1, 1, 1) for the origin of the coordinates.
+            (R, K, D), spherical (R, K, 1), tied their sum over all components, (R, 1, D, D).
+        origins: What each component's are about, shape (R, K, D).
     """
 
     counts: Tensor
     sums: Tensor
     squares: Tensor
     origins: Tensor
+
+    def take(self, rows: Tensor) -> "Moments":
+        """Return those of some of the R mixtures."""
+        return Moments(*(part[rows] for part in self))
 
 
 class Full:
@@ -89,21 +93,24 @@ class Full:
 
     def natural(self, parameters: Parameters) -> Tensor:
         """Return T, shape (R, K, P), in nats; differentiable."""
-        locs, trils = parameters.locs, parameters.scales
-        dim = locs.shape[-1]
+        trils = parameters.scales
+        dim = trils.shape[-1]
         constant, linear, inverses = _affine(parameters)
-        row, column = torch.triu_indices(dim, dim, device=locs.device)
-        # −½ zᵀ Λ z meets z_i z_j twice, but for i = j.
-        halves = torch.where(row == column, -0.5, -1.0).to(trils)
-        quadratic = (inverses.mT @ inverses)[..., row, column] * halves
+        places, halves = _triangle(dim, trils.dtype, trils.device)
+        quadratic = (inverses.mT @ inverses).flatten(-2)[..., places] * halves
         return torch.cat([constant.unsqueeze(-1), linear, quadratic], dim=-1)
 
     def moments(self, sums: Tensor, dim: int, total: Tensor) -> Moments:
         """Return what r Fᵀ, shape (R, K, P), holds; `total` is Σ z zᵀ of all points, (D, D)."""
-        row, column = torch.triu_indices(dim, dim, device=sums.device)
-        squares = sums.new_empty(*sums.shape[:-1], dim, dim)
-        squares[..., row, column] = squares[..., column, row] = sums[..., dim + 1 :]
-        return Moments(sums[..., 0], sums[..., 1 : dim + 1], squares, sums.new_zeros(1, 1, 1))
+        squares = sums[..., dim + 1 :][..., _square(dim, sums.device)]
+        firsts = sums[..., 1 : dim + 1]
+        return Moments(sums[..., 0], firsts, squares, torch.zeros_like(firsts))
+
+    def trace(self, scales: Tensor, squares: Tensor, dim: int) -> Tensor:
+        """Return tr((L Lᵀ)⁻¹ A), shape (R, K) or (R, 1), for A as `outer` gives it."""
+        half = torch.linalg.solve_triangular(scales, squares, upper=False)
+        whole = torch.linalg.solve_triangular(scales, half.mT, upper=False)
+        return whole.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
 
     def remainder(self, scales: Tensor, total: Tensor) -> Tensor | float:
         """Return what T leaves out of Σ log p(z), shape (R,), as it is the same for all k."""
@@ -128,6 +135,10 @@ class Full:
     def reduce(self, matrices: Tensor) -> Tensor:
         """Return what the form needs of matrices like a aᵀ, shape (…, D, D)."""
         return matrices
+
+    def pool(self, squares: Tensor) -> Tensor:
+        """Return the sum over the components that share a covariance."""
+        return squares
 
     def spread(self, numbers: Tensor) -> Tensor:
         """Return numbers of each component, shape (R, K), so that they broadcast to squares."""
@@ -181,13 +192,14 @@ class Tied(Full):
         return torch.cat([constant.unsqueeze(-1), linear], dim=-1)
 
     def moments(self, sums: Tensor, dim: int, total: Tensor) -> Moments:
-        return Moments(sums[..., 0], sums[..., 1:], total[None, None], sums.new_zeros(1, 1, 1))
+        firsts, squares = sums[..., 1:], total.expand(len(sums), 1, dim, dim)
+        return Moments(sums[..., 0], firsts, squares, torch.zeros_like(firsts))
+
+    def pool(self, squares: Tensor) -> Tensor:
+        return squares.sum(dim=1, keepdim=True)
 
     def remainder(self, scales: Tensor, total: Tensor) -> Tensor | float:
-        # −½ Σ zᵀ Λ z = −½ tr(L⁻¹ S L⁻ᵀ)
-        half = torch.linalg.solve_triangular(scales.squeeze(1), total, upper=False)
-        whole = torch.linalg.solve_triangular(scales.squeeze(1), half.mT, upper=False)
-        return -0.5 * whole.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+        return -0.5 * self.trace(scales, total, total.shape[-1]).squeeze(-1)
 
     def prior_count(self, degrees: float, num_components: int, dim: int) -> float:
         return degrees + dim + 1 + num_components
@@ -218,10 +230,13 @@ class Diagonal(Full):
 
     def moments(self, sums: Tensor, dim: int, total: Tensor) -> Moments:
         counts, firsts, squares = sums[..., 0], sums[..., 1 : dim + 1], sums[..., dim + 1 :]
-        return Moments(counts, firsts, squares, sums.new_zeros(1, 1, 1))
+        return Moments(counts, firsts, squares, torch.zeros_like(firsts))
 
     def whiten(self, residuals: Tensor, scale: Tensor) -> Tensor:
         return residuals / scale.unsqueeze(-1)
+
+    def trace(self, scales: Tensor, squares: Tensor, dim: int) -> Tensor:
+        return (squares / scales.square()).sum(dim=-1)
 
     def log_det(self, scales: Tensor, dim: int) -> Tensor:
         return scales.log().sum(dim=-1)
@@ -269,7 +284,10 @@ class Spherical(Diagonal):
 
     def moments(self, sums: Tensor, dim: int, total: Tensor) -> Moments:
         counts, firsts, squares = sums[..., 0], sums[..., 1 : dim + 1], sums[..., dim + 1 :] / dim
-        return Moments(counts, firsts, squares, sums.new_zeros(1, 1, 1))
+        return Moments(counts, firsts, squares, torch.zeros_like(firsts))
+
+    def trace(self, scales: Tensor, squares: Tensor, dim: int) -> Tensor:
+        return dim * (squares / scales.square()).squeeze(-1)
 
     def log_det(self, scales: Tensor, dim: int) -> Tensor:
         return dim * scales.log().squeeze(-1)
@@ -285,6 +303,25 @@ class Spherical(Diagonal):
 
 
 FORMS = {form.name: form for form in (Full(), Tied(), Diagonal(), Spherical())}
+
+
+@lru_cache(maxsize=32)
+def _triangle(dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return where z_i z_j with i ≤ j stands in a flat D × D table, and its factor in zᵀ Λ z.
+
+    −½ zᵀ Λ z meets z_i z_j twice, but for i = j.
+    """
+    row, column = torch.triu_indices(dim, dim, device=device)
+    return row * dim + column, torch.where(row == column, -0.5, -1.0).to(dtype)
+
+
+@lru_cache(maxsize=32)
+def _square(dim: int, device: torch.device) -> Tensor:
+    """Return where z_i z_j stands among the monomials of order two, shape (D, D)."""
+    row, column = torch.triu_indices(dim, dim, device=device)
+    places = torch.empty(dim, dim, dtype=torch.long, device=device)
+    places[row, column] = places[column, row] = torch.arange(len(row), device=device)
+    return places
 
 
 def _affine(parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,11 +26,24 @@ _CACHE = 2**19  # numbers
 
 
 class Block(NamedTuple):
-    """Some points, shape (D, B), their weights (B,), and the log prior of labels, (K, B)."""
+    """Some points.
+
+    Attributes:
+        z: Shape (D, B).
+        weights: How often each one counts, shape (B,); once where None.
+        labels: 0 for the components it may come from and `NEVER` for the others, shape (K, B).
+        features: Their monomials, shape (P, B), where these are kept.
+    """
 
     z: Tensor
     weights: Tensor | None = None
     labels: Tensor | None = None
+    features: Tensor | None = None
+
+    def take(self, part: slice) -> "Block":
+        """Return some of the points."""
+        rest = (None if own is None else own[..., part] for own in self[1:])
+        return Block(self.z[:, part], *rest)
 
 
 class Expected(NamedTuple):
@@ -88,11 +101,10 @@ def normalize(logits: Tensor, block: Block) -> Tensor:
     return log_probs * block.weights
 
 
-def log_probs(form: Full, parameters: Parameters, blocks: Iterable[Block]) -> Iterator[Tensor]:
-    """Yield log p(z) in nats of one mixture, block by block, shape (B,), without the weights."""
-    for block in blocks:
-        joint = _joint(form, parameters, block, 0)
-        yield joint.logsumexp(dim=0)
+def log_probs(form: Full, parameters: Parameters, block: Block) -> Tensor:
+    """Return log p(z) of the first mixture in nats, shape (B,), whatever the weights."""
+    joint = _joint(form, parameters, block, 0)
+    return (joint if block.labels is None else joint + block.labels).logsumexp(dim=0)
 
 
 def is_far(form: Full, parameters: Parameters) -> bool:
@@ -107,6 +119,9 @@ def _featured(
 ) -> Iterator[tuple[Tensor, Block]]:
     room: Tensor | None = None
     for block in blocks:
+        if block.features is not None:
+            yield block.features, block
+            continue
         width = block.z.shape[1]
         if room is None or room.shape[1] != width:
             room = block.z.new_empty(shape[-1], width)
@@ -128,7 +143,7 @@ def _expect_about_means(form: Full, parameters: Parameters, blocks: Iterable[Blo
                 counts[r, k] += own.sum()
                 sums[r, k] += residuals @ own
                 squares[r, k] += form.weigh(residuals, own)
-    return Expected(log_likelihood, Moments(counts, sums, squares, locs))
+    return Expected(log_likelihood, Moments(counts, sums, form.pool(squares), locs))
 
 
 def _joint(form: Full, parameters: Parameters, block: Block, r: int) -> Tensor:
