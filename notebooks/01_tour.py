@@ -24,7 +24,7 @@ import os
 import matplotlib.pyplot as plt
 import torch
 
-from pplvae import compare, data, infer, mixtures, plots, vae
+from pplvae import autoencoders, compare, data, infer, mixtures, plots, vae
 from pplvae.density import bandwidth, histogram, kernel, neighbor
 from pplvae.infer import exact, importance, laplace, nuts, svi
 from pplvae.intrinsic_dimension import estimate, spectrum, twonn
@@ -155,8 +155,8 @@ for ax, rows, title in zip(axes, (order[:20], order[-20:]), ("typical", "strange
 # %% [markdown]
 # ## Which clusters?
 #
-# A Gaussian mixture on the leading components by EM. The same model is a Pyro program, and its
-# posterior by SVI says how sure the clusters are.
+# A Gaussian mixture on the leading components by EM. The same model is a Pyro program; its
+# posterior, here by Gibbs sampling, says how sure the clusters are.
 
 # %%
 fit = em.fit(components, 10, num_starts=1 if SMOKE else 5, **quiet)
@@ -165,11 +165,37 @@ ax.set(xlabel="principal component 1", ylabel="principal component 2")
 fit
 
 # %%
-bayes = mixtures.svi.fit(
-    components, 10, start=fit.mixture, num_steps=20 if SMOKE else 300,
-    num_draws=200, pointwise=False, **quiet,
+bayes = mixtures.gibbs.fit(
+    components, 10, start=fit.mixture, num_draws=20 if SMOKE else 300,
+    warmup_steps=20 if SMOKE else 300, pointwise=False, **quiet,
 )  # fmt: skip
-bayes.posterior.summary().filter(like="weights", axis=0).round(3)
+ax = plots.mixture_means(bayes.draws["locs"][..., :2], components[:, :2])
+ax.set(xlabel="principal component 1", ylabel="principal component 2")
+bayes.summary().filter(like="weights", axis=0).round(3)
+
+# %% [markdown]
+# How many, and of which form? Held-out density and BIC need not agree.
+
+# %%
+chosen = mixtures.selection.compare(
+    components[:, :4], range(1, 4 if SMOKE else 13), ("full", "diag"), criteria=("bic", "icl"),
+    **quiet,
+)  # fmt: skip
+plots.selection(chosen, "bic")
+# %% [markdown]
+# ## How much does a short code lose?
+#
+# PCA is the linear autoencoder; a stack of two can bend. Probabilistic PCA has an exact log p(x).
+
+# %%
+size = round(dimension)
+plane = autoencoders.linear.fit(x, size).autoencoder
+stack = autoencoders.stacked.fit(
+    x, (100, size), at_once=False, num_epochs=2 if SMOKE else 60, **quiet
+).autoencoder
+rows = {"digits": x[:16], "PCA": plane.reconstruct(x[:16]), "stacked": stack.reconstruct(x[:16])}
+plots.image_rows(rows, digits.shape)
+print(f"lost by PCA {plane.error(x):.0f}, by the stack {stack.error(x):.0f} (squared, per digit)")
 
 # %% [markdown]
 # ## Which latent variables?

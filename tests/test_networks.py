@@ -69,6 +69,14 @@ def test_a_window_stops_at_as_many_places_as_torch_finds() -> None:
         assert output_size(size, *window, exact=False) == found
 
 
+def test_a_pooling_stops_at_as_many_places_as_a_convolution() -> None:
+    for size, kernel, stride, padding in WINDOWS:
+        if 2 * padding <= kernel:  # torch pools with no more
+            pool = nn.MaxPool1d(kernel, stride, padding)
+            found = pool(torch.zeros(1, 1, size)).shape[-1]
+            assert output_size(size, kernel, stride, padding, exact=False) == found
+
+
 def test_the_formula_is_exact_only_where_the_stride_divides() -> None:
     for size, kernel, stride, padding in WINDOWS:
         span = size - kernel + 2 * padding

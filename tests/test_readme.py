@@ -32,6 +32,7 @@ def test_its_pictures_and_notebooks_are_there() -> None:
 def test_every_call_in_the_table_exists() -> None:
     """`room.name` in the table of questions is an attribute of the library."""
     from pplvae import (
+        autoencoders,
         compare,
         data,
         density,
@@ -43,7 +44,9 @@ def test_every_call_in_the_table_exists() -> None:
         vae,
     )
 
-    places = [compare, data, density, infer, intrinsic_dimension, mixtures, plots, vae]
+    places = [
+        autoencoders, compare, data, density, infer, intrinsic_dimension, mixtures, plots, vae,
+    ]  # fmt: skip
     known = {place.__name__.split(".")[-1]: place for place in [*places, divergences]}
     for place in places:
         known = {n: v for n, v in vars(place).items() if isinstance(v, ModuleType)} | known

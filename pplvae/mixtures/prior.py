@@ -83,6 +83,15 @@ class NormalInverseWishart:
         cov = cov + 1e-6 * column_scales(x).square().diag()
         return cls(x.mean(dim=0), cov / num_components ** (2 / dim))
 
+    def check_dim(self, dim: int) -> None:
+        """Refuse to be the prior of points in another number of dimensions.
+
+        Raises:
+            ValueError: If `dim` is not its own.
+        """
+        if len(self.loc) != dim:
+            raise ValueError(f"prior must have {dim} dimensions, got {self}")
+
     def in_coordinates(self, center: Tensor, scale: Tensor) -> "NormalInverseWishart":
         """Return the prior of z = scale⁻¹ (x − center), with `scale` lower triangular (D, D)."""
         loc = torch.linalg.solve_triangular(scale, (self.loc - center).unsqueeze(-1), upper=False)

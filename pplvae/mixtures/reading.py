@@ -255,7 +255,8 @@ def _blocks(x: Any) -> Iterator[Any]:
         for start in range(0, len(x), BLOCK_ROWS):
             yield np.array(x[start : start + BLOCK_ROWS])
     else:
-        yield from x() if callable(x) else x
+        blocks: Any = x() if callable(x) else x
+        yield from blocks
 
 
 def _with_gaps(x: Array) -> Tensor:

@@ -16,6 +16,7 @@ Reference:
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,24 +25,31 @@ from torch import Tensor
 from pplvae.infer import Posterior
 from pplvae.mixtures.mixture import GaussianMixture
 
-SITES = {"weights": 1, "locs": 2, "scales": 2, "correlation_trils": 3, "scale_trils": 3}
+SITES = {
+    "weights": 1, "locs": 2, "scales": 2, "correlation_trils": 3, "scale_trils": 3,
+    "pivots": 2, "shears": 2,
+}  # fmt: skip
 MOST_TURNS = 50
+
+Found = TypeVar("Found", bound=Posterior)
 
 
 def relabel(
-    posterior: Posterior,
+    posterior: Found,
     reference: GaussianMixture | None = None,
     *,
+    start: GaussianMixture | None = None,
     sites: Collection[str] = (),
-) -> Posterior:
+) -> Found:
     """Return the posterior with the components of each draw renumbered.
 
     Args:
         posterior: Of a mixture: draws of `weights`, shape (C, S, K), and `locs`, (C, S, K, D).
         reference: Whose numbering to take; the posterior's own where None, as its draw of highest
             `lp`, or its first one, numbers them.
+        start: Whose numbering the posterior's own is to begin with, instead of a draw's.
         sites: Further sites whose first own axis is K, to be renumbered with `weights`, `locs`,
-            `scales`, `scale_trils` and `correlation_trils`.
+            `scales`, `scale_trils` and the model's other sites.
 
     Returns:
         The same draws, likelihoods and costs. `diagnostics["label_modes"]` counts the numberings
@@ -53,7 +61,8 @@ def relabel(
     """
     locs, scale = _located(posterior)
     names = _indexed(posterior, sites)
-    order = _matched(locs, scale, _start(posterior, locs, reference), turn=reference is None)
+    begin = _start(posterior, locs, start if reference is None else reference)
+    order = _matched(locs, scale, begin, turn=reference is None)
     index = torch.from_numpy(order).to(posterior.draws["locs"].device)
     moved = {name: _permuted(posterior.draws[name], index) for name in names}
     modes = {"label_modes": float(len(np.unique(order, axis=0)))}
@@ -138,7 +147,11 @@ def _assigned(locs: np.ndarray, center: np.ndarray) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment
 
     costs = np.square(center[None, :, None] - locs[:, None]).sum(axis=-1)
-    return np.stack([linear_sum_assignment(cost)[1] for cost in costs])
+    order = costs.argmin(axis=-1)
+    # Where the nearest components of all places differ, no assignment is better.
+    for row in np.flatnonzero((np.sort(order, axis=1) != np.arange(locs.shape[1])).any(axis=1)):
+        order[row] = linear_sum_assignment(costs[row])[1]
+    return order
 
 
 def _permuted(draws: Tensor, order: Tensor) -> Tensor:

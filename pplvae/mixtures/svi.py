@@ -1,58 +1,33 @@
-"""A Gaussian mixture's posterior by stochastic variational inference, started at EM's optimum.
+"""A Gaussian mixture's posterior by a normal approximation, started at EM's optimum.
 
-The assignments are summed out, so the guide is a normal over the weights, means and covariances in
-unconstrained space. It covers one of the K! ways to number the components: its draws need no
-relabeling, and its log evidence is short of the whole by about log K! where the components are
-well apart.
+The guide is a normal over the weights, means and covariances in unconstrained space, made by
+variational inference or, by Laplace's method, from the curvature at the mode. It covers one of the
+K! ways to number the components: its draws need no relabeling, and its log evidence is short of
+the whole by about log K! where the components are well apart.
 """
 
-import math
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from pplvae import infer
-from pplvae.infer import svi
+from pplvae.infer import laplace, svi
+from pplvae.infer import map as mode
 from pplvae.mixtures import em
-from pplvae.mixtures.mixture import GaussianMixture
-from pplvae.mixtures.model import model
-from pplvae.validation import Array, as_points
+from pplvae.mixtures.mixture import GaussianMixture, column_scales
+from pplvae.mixtures.model import model, sites
+from pplvae.mixtures.posterior import MixturePosterior
+from pplvae.mixtures.prior import NormalInverseWishart
+from pplvae.validation import Array, as_points, check_one_of
 
-
-@dataclass(frozen=True)
-class SVIFit:
-    """What variational inference found.
-
-    Attributes:
-        mixture: The mixture of the posterior means of weights, locs and covariances.
-        posterior: Draws of `weights`, `locs`, `scales`, `correlation_trils` and `scale_trils`.
-        start: The mixture that the guide started at.
-    """
-
-    mixture: GaussianMixture
-    posterior: infer.Posterior
-    start: GaussianMixture = field(repr=False)
-
-    def log_prob(self, x: Array, *, num_draws: int = 200) -> Tensor:
-        """Return the posterior predictive log density, in nats, shape (N,).
-
-            log p(x* | x) ≈ log 1/S Σ_s p(x* | θ_s)
-
-        Args:
-            x: Where to evaluate, shape (N, D).
-            num_draws: How many draws S to average over.
-        """
-        mixtures = mixtures_of(self.posterior, num_draws)
-        log_probs = torch.stack([mixture.log_prob(x) for mixture in mixtures])
-        return log_probs.logsumexp(dim=0) - math.log(len(mixtures))
+GUIDES = ("mean_field", "full_rank", "low_rank", "laplace", "map")
 
 
 def fit(
     x: Array,
     num_components: int,
     *,
+    prior: NormalInverseWishart | None = None,
     guide: str = "mean_field",
+    enumerate_assignments: bool = False,
     num_steps: int = 1000,
     learning_rate: float = 0.02,
     num_particles: int = 1,
@@ -61,15 +36,19 @@ def fit(
     pointwise: bool = True,
     seed: int | None = None,
     progress: bool = True,
-) -> SVIFit:
+) -> MixturePosterior:
     """Fit a normal guide to the posterior of a Gaussian mixture.
 
     Args:
-        x: Data, shape (N, D).
+        x: Data, shape (N, D); the fit is in double precision.
         num_components: The number of components K.
-        guide: "mean_field", "full_rank" or "low_rank".
-        num_steps: Steps of Adam, each on all of the data.
-        learning_rate: The first step size; it falls to 0 along a cosine.
+        prior: A conjugate prior; where None, that of `model`.
+        guide: "mean_field", "full_rank" or "low_rank" by variational inference; "laplace", as wide
+            as the curvature at the mode says; "map", the mode itself, one draw.
+        enumerate_assignments: Whether Pyro sums the assignments out, rather than the density:
+            the same posterior, many times slower.
+        num_steps: Steps of Adam, each on all of the data, or most steps towards the mode.
+        learning_rate: The first step size of Adam; it falls to 0 along a cosine.
         num_particles: Draws from the guide in each step.
         num_draws: Draws S taken from the fitted guide.
         start: Where the guide starts; EM's optimum where None.
@@ -80,57 +59,23 @@ def fit(
     Raises:
         ValueError: If there are not more points than components, or an argument is impossible.
     """
-    x = as_points(x, min_points=num_components + 1)
+    check_one_of("guide", guide, GUIDES)
+    x = as_points(x, min_points=num_components + 1).double()
     if start is None:
         start = em.fit(x, num_components, seed=seed, progress=progress).mixture
-    posterior = svi.fit(
-        _with_components(num_components),
-        x,
-        guide=guide,
-        num_steps=num_steps,
-        learning_rate=learning_rate,
-        num_particles=num_particles,
-        num_draws=num_draws,
-        init=sites(start),
-        pointwise=pointwise,
-        seed=seed,
-        progress=progress,
-    )
-    return SVIFit(mean_mixture(posterior), posterior, start)
-
-
-def sites(mixture: GaussianMixture) -> dict[str, Tensor]:
-    """Return the values of the model's latent sites that make `mixture`."""
-    scales = mixture.scale_trils.square().sum(dim=-1).sqrt()
-    found = {"weights": mixture.weights, "locs": mixture.locs, "scales": scales}
-    if mixture.dim > 1:
-        found["correlation_trils"] = mixture.scale_trils / scales.unsqueeze(-1)
-    return found
-
-
-def mean_mixture(posterior: infer.Posterior) -> GaussianMixture:
-    """Return the mixture of the posterior means of weights, locs and covariances."""
-    draws = {name: value.flatten(0, 1) for name, value in posterior.draws.items()}
-    covs = (draws["scale_trils"] @ draws["scale_trils"].mT).mean(dim=0)
-    weights = draws["weights"].mean(dim=0)
-    return GaussianMixture(
-        weights / weights.sum(), draws["locs"].mean(dim=0), torch.linalg.cholesky(covs)
-    )
-
-
-def mixtures_of(posterior: infer.Posterior, num_draws: int) -> list[GaussianMixture]:
-    """Return the mixtures of evenly spaced draws of a posterior."""
-    draws = {name: value.flatten(0, 1) for name, value in posterior.draws.items()}
-    total = len(draws["weights"])
-    chosen = torch.linspace(0, total - 1, min(num_draws, total)).long().tolist()
-    return [
-        GaussianMixture(draws["weights"][s], draws["locs"][s], draws["scale_trils"][s])
-        for s in chosen
-    ]
-
-
-def _with_components(num_components: int) -> svi.Model:
-    def mixture_model(x: Tensor) -> None:
-        model(x, num_components)
-
-    return mixture_model
+    program = partial(
+        model, num_components=num_components, prior=prior,
+        enumerate_assignments=enumerate_assignments,
+        loc=x.mean(dim=0), scale=column_scales(x),  # the model's own, found once for all steps
+    )  # fmt: skip
+    known: dict[str, Any] = {"init": sites(start, prior), "pointwise": pointwise, "seed": seed}
+    if guide == "map":
+        found = mode.fit(program, x, max_steps=num_steps, **known)
+    elif guide == "laplace":
+        found = laplace.fit(program, x, max_steps=num_steps, num_draws=num_draws, **known)
+    else:
+        found = svi.fit(
+            program, x, guide=guide, num_steps=num_steps, learning_rate=learning_rate,
+            num_particles=num_particles, num_draws=num_draws, progress=progress, **known,
+        )  # fmt: skip
+    return MixturePosterior.of(found, start)

@@ -1,18 +1,21 @@
 """Convolutional networks for images of any size, given and returned as rows of pixels.
 
-A window of F pixels that moves S at a time over W pixels, P zeros added at either end, stops at
+A window of F pixels, of a convolution or a pooling, that moves S at a time over W pixels, P zeros
+added at either end, stops at
 
     W' = (W − F + 2 P) / S + 1
 
 places, rounded down; the remainder r of the division is the pixels at the far end that it leaves
 out. A transposed convolution goes the other way, W = (W' − 1) S + F − 2 P + r: with each layer's
-own r, images of any size, odd ones too, come back exactly. Weights start with a variance that
-keeps the signal alive through all layers: torch's own start shrinks it by 6 at each, and a VAE
-then ignores its code for long.
+own r, images of any size, odd ones too, come back exactly. K filters on D channels learn
+K (D F² + 1) numbers, and give K channels. Weights start with a variance that keeps the signal
+alive through all layers: torch's own start shrinks it by 6 at each, and a VAE then ignores its
+code for long.
 
 Reference:
     Dumoulin & Visin (2016), A guide to convolution arithmetic for deep learning,
-    https://arxiv.org/abs/1603.07285; He, Zhang, Ren & Sun (2015), https://arxiv.org/abs/1502.01852
+    https://arxiv.org/abs/1603.07285; He, Zhang, Ren & Sun (2015), https://arxiv.org/abs/1502.01852;
+    Lecture 14 (26/10/2023): W2 = (W1 − F + 2P) / S + 1, which must divide (`output_size`)
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The main job: data → dimension → density → mixture → VAE → trust → one HTML page."""
+"""The main job: data → dimension → density → mixture → code → VAE → trust → one HTML page."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tqdm import tqdm
 import pplvae
 from pplvae import randomness
 from pplvae.data import Dataset
-from pplvae.report import autoencoder, clusters, density, dimension, look, page, trust
+from pplvae.report import autoencoder, clusters, code, density, dimension, look, page, trust
 from pplvae.report.section import Section, Settings, Stage, Study, Table, attempt
 from pplvae.storage import write_atomically
 from pplvae.validation import check_one_of, check_whole
@@ -28,6 +28,7 @@ STAGES: list[tuple[str, str, Stage]] = [
     ("dimension", dimension.TITLE, dimension.section),
     ("density", density.TITLE, density.section),
     ("clusters", clusters.TITLE, clusters.section),
+    ("code", code.TITLE, code.section),
     ("vae", autoencoder.TITLE, autoencoder.section),
     ("trust", trust.TITLE, trust.section),
 ]

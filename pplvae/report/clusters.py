@@ -1,26 +1,25 @@
 """Which clusters do they form?"""
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from pplvae import plots, randomness
-from pplvae.mixtures import em, svi
+from pplvae.mixtures import gibbs, selection, svi
 from pplvae.mixtures.mixture import GaussianMixture
+from pplvae.mixtures.posterior import MixturePosterior
 from pplvae.report.section import Figure, Section, Study, Table, drawn
 
 TITLE = "Which clusters do they form?"
 MOST_POINTS = 5000
 MOST_AXES = 10
-MOST_COMPONENTS = 20
+MOST_COMPONENTS = 12
 SVI_STEPS = 1000
-PATIENCE = 3  # numbers of components to try beyond the best so far
+GIBBS_DRAWS = 500  # of each of four chains
+R_HAT = 1.05
 
 
 def section(study: Study) -> Section:
-    """Fit a Gaussian mixture to the leading components, by EM and by SVI."""
+    """Fit a Gaussian mixture to the leading components, by EM, by SVI and by Gibbs sampling."""
     axes = min(MOST_AXES, study.components.shape[1], max(2, round(study.dimension or MOST_AXES)))
     chosen = study.some(MOST_POINTS)
     if len(chosen) < 5 * (axes + 1):
@@ -32,73 +31,85 @@ def section(study: Study) -> Section:
     cut = round(0.8 * len(chosen))
     shuffled = study.components[chosen][order, :axes]
     train, test = shuffled[:cut], shuffled[cut:]
-    scores, fit = _best(train, study)
-    bayes = svi.fit(
-        train, fit.mixture.num_components, start=fit.mixture, num_steps=SVI_STEPS,
-        pointwise=False, seed=study.seed, progress=study.progress,
+    chosen_by = _selection(train, study)
+    fit = chosen_by.best()
+    known = {
+        "start": fit.mixture, "pointwise": False, "seed": study.seed, "progress": study.progress
+    }  # fmt: skip
+    by_svi = svi.fit(train, fit.mixture.num_components, num_steps=SVI_STEPS, **known)
+    by_gibbs = gibbs.fit(
+        train, fit.mixture.num_components, num_draws=GIBBS_DRAWS, warmup_steps=GIBBS_DRAWS // 2,
+        **known,
     )  # fmt: skip
-    held_out = {
-        "EM": fit.mixture.log_prob(test).mean().item(),
-        "SVI": bayes.log_prob(test).mean().item(),
-    }
+    ways = {"EM": fit.mixture, "SVI": by_svi, "Gibbs": by_gibbs}
+    held_out = {name: way.log_prob(test).mean().item() for name, way in ways.items()}
     num = fit.mixture.num_components
     picked = "as asked" if study.settings.num_components else "by the least BIC"
     answer = (
         f"A mixture of {num} Gaussian{'s' if num > 1 else ''} ({picked}) on the {axes} leading "
-        f"components. A held-out point has log density {held_out['EM']:.2f} nats by EM and "
-        f"{held_out['SVI']:.2f} averaged over SVI's posterior."
+        f"components. A held-out point has log density {held_out['EM']:.2f} nats by EM, "
+        f"{held_out['SVI']:.2f} averaged over SVI's posterior and {held_out['Gibbs']:.2f} over "
+        "that of Gibbs sampling."
     )
-    out = Section("clusters", TITLE, answer=answer, tables=[_weights(fit.mixture, bayes.mixture)])
+    out = Section("clusters", TITLE, answer=answer, tables=[_weights(ways)])
     if len(chosen) < len(study.x):
         out.notes.append(f"Fitted to {cut:,} of {len(study.x):,} points, judged on {len(test):,}.")
     if fit.num_degenerate:
         out.notes.append(f"{fit.num_degenerate} components are degenerate: points repeat there.")
+    scores = {
+        own.num_components: own.scores["bic"].value
+        for own in chosen_by.candidates
+        if "bic" in own.scores
+    }
     if len(scores) > 1 and num == max(scores):
         out.notes.append("BIC is still falling at the most components that were tried.")
     if not fit.converged:
         out.notes.append("EM ran out of steps before it converged.")
-    out.figures = _figures(study, fit.mixture, axes, scores)
+    out.notes.append(_chains(by_gibbs))
+    out.figures = _figures(study, fit.mixture, chosen_by, by_gibbs)
     out.numbers = {
         "num_components": num,
         "num_axes": axes,
         "bic": scores,
         "log_likelihood": fit.log_likelihood,
         "held_out_nats_per_point": held_out,
-        "weights": {"EM": fit.mixture.weights.tolist(), "SVI": bayes.mixture.weights.tolist()},
+        "weights": {name: _mixture(way).weights.tolist() for name, way in ways.items()},
         "agreement_with_labels": _agreement(study, fit.mixture, axes),
     }
     if out.numbers["agreement_with_labels"] is not None:
         index = out.numbers["agreement_with_labels"]
         out.notes.append(f"The clusters agree with the labels to {index:.2f} (adjusted Rand).")
-    out.posteriors = {"mixture-svi": bayes.posterior}
-    study.guides["the mixture"] = bayes.posterior
+    out.posteriors = {"mixture-svi": by_svi, "mixture-gibbs": by_gibbs}
+    study.guides["the mixture"] = by_svi
     return out
 
 
-def _best(x: Tensor, study: Study) -> tuple[dict[int, float], em.EMFit]:
-    """Return BIC by number of components, and the fit with the least."""
-    most = min(MOST_COMPONENTS, len(x) // (5 * (x.shape[1] + 1)))
+def _selection(x: Tensor, study: Study) -> selection.Selection:
+    """Return the fits with 1, 2, … components, or with the number asked for."""
+    most = max(1, min(MOST_COMPONENTS, len(x) // (5 * (x.shape[1] + 1))))
     asked = study.settings.num_components
-    scores: dict[int, float] = {}
-    best = None
-    for num in [asked] if asked else range(1, max(1, most) + 1):
-        fit = em.fit(
-            x, num, seed=study.seed, num_starts=3, tolerance=1e-6, progress=study.progress
-        )
-        scores[num] = _bic(fit, *x.shape)
-        if best is None or scores[num] == min(scores.values()):
-            best = fit
-        elif num - best.mixture.num_components >= PATIENCE:
-            break
-    assert best is not None
-    return scores, best
+    numbers = [asked] if asked else range(1, most + 1)
+    return selection.compare(
+        x, numbers, criteria=("bic", "icl"), seed=study.seed, progress=study.progress
+    )
 
 
-def _bic(fit: em.EMFit, num_points: int, dim: int) -> float:
-    """Return −2 log L + P log N, with P free parameters."""
-    each = dim + dim * (dim + 1) // 2
-    num_free = fit.mixture.num_components * (1 + each) - 1
-    return -2 * fit.log_likelihood + num_free * math.log(num_points)
+def _mixture(way: GaussianMixture | MixturePosterior) -> GaussianMixture:
+    return way if isinstance(way, GaussianMixture) else way.mixture
+
+
+def _chains(posterior: MixturePosterior) -> str:
+    """Say whether the chains agree, once their components are numbered alike."""
+    table = posterior.summary()
+    r_hat, ess = table["r_hat"].to_numpy().max(), table["ess_bulk"].to_numpy().min()
+    modes = posterior.label_modes
+    seen = f"{modes} numberings of the components" if modes > 1 else "one numbering only"
+    if r_hat <= R_HAT:
+        return f"The chains of Gibbs agree (R-hat {r_hat:.3f}, least ESS {ess:.0f}), in {seen}."
+    return (
+        f"The chains of Gibbs do not agree (R-hat {r_hat:.2f}, least ESS {ess:.0f}; {seen}): "
+        "the posterior has several modes, and the weights above are of some of them."
+    )
 
 
 def _agreement(study: Study, mixture: GaussianMixture, axes: int) -> float | None:
@@ -111,25 +122,36 @@ def _agreement(study: Study, mixture: GaussianMixture, axes: int) -> float | Non
 
 
 def _figures(
-    study: Study, mixture: GaussianMixture, axes: int, scores: dict[int, float]
+    study: Study,
+    mixture: GaussianMixture,
+    chosen_by: selection.Selection,
+    posterior: MixturePosterior,
 ) -> list[Figure]:
-    if axes < 2:
-        return []
-    ax = plots.mixture(study.plane()[study.some(MOST_POINTS)], mixture.marginal([0, 1]))
-    ax.set(xlabel="principal component 1", ylabel="principal component 2")
-    caption = "The mixture on the plane of the first two components: ellipses of two sds."
-    pictures = [drawn("mixture", caption, ax)]
-    if len(scores) > 1:
-        ax = plots.score(np.array(list(scores)), np.array(list(scores.values())))
-        ax.set(xlabel="number of components", ylabel="BIC")
-        pictures.append(drawn("bic", "BIC by the number of components: the least is taken.", ax))
+    pictures = []
+    if mixture.dim > 1:
+        x = study.plane()[study.some(MOST_POINTS)]
+        names = {"xlabel": "principal component 1", "ylabel": "principal component 2"}
+        ax = plots.mixture(x, mixture.marginal([0, 1]))
+        ax.set(**names)
+        caption = "The mixture on the plane of the first two components: ellipses of two sds."
+        pictures.append(drawn("mixture", caption, ax))
+        ax = plots.mixture_means(posterior.draws["locs"][..., :2], x)
+        ax.set(**names)
+        caption = "How sure the means are: Gibbs's draws, and where 95 % of each lie."
+        pictures.append(drawn("means", caption, ax))
+    if len(chosen_by.candidates) > 1:
+        ax = plots.selection(chosen_by, "bic")
+        caption = "BIC by the number of components: the least is taken."
+        pictures.append(drawn("bic", caption, ax))
     return pictures
 
 
-def _weights(by_em: GaussianMixture, by_svi: GaussianMixture) -> Table:
-    columns = ["weights", *(str(k + 1) for k in range(by_em.num_components))]
+def _weights(ways: dict[str, GaussianMixture | MixturePosterior]) -> Table:
+    mixtures = {name: _mixture(way) for name, way in ways.items()}
+    num = next(iter(mixtures.values())).num_components
     rows = [
         [name, *(f"{weight:.3f}" for weight in mixture.weights.tolist())]
-        for name, mixture in (("EM", by_em), ("SVI", by_svi))
+        for name, mixture in mixtures.items()
     ]
-    return Table(columns, rows, "The weight of each component; by SVI its posterior mean.")
+    columns = ["weights", *(str(k + 1) for k in range(num))]
+    return Table(columns, rows, "The weight of each component; by SVI and Gibbs posterior means.")

@@ -82,6 +82,16 @@ def test_numbers_as_the_reference_does() -> None:
     assert found.diagnostics["label_modes"] == 1
 
 
+def test_a_start_numbers_them_and_is_left_behind() -> None:
+    """Off by far more than the draws are, it says which is which, and no more."""
+    draws = numbered()
+    near = mean_mixture({name: value[:, :, [1, 2, 0]] for name, value in draws.items()})
+    off = GaussianMixture(near.weights, near.locs + 1.2 * SPREAD, near.scale_trils)
+    found = relabel(Posterior(shuffled(draws, random_orders(2, 400))), start=off)
+    assert torch.equal(found.draws["locs"], draws["locs"][:, :, [1, 2, 0]])
+    assert found.diagnostics["label_modes"] == 6
+
+
 def test_ends_where_every_draw_fits_the_mean_of_all() -> None:
     mixed = Posterior(shuffled(numbered(1, 300, noise=2.0), random_orders(1, 300)))
     found = relabel(mixed)

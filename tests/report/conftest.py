@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pplvae import data, plots
-from pplvae.report import Report, autoencoder, build, clusters, trust
+from pplvae.report import Report, autoencoder, build, clusters, code, trust
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +21,8 @@ def _few_steps() -> Iterator[None]:
         patch.setattr(import_module("pplvae.compare.gradients"), "WARM_UP", 5)
         patch.setattr(plots, "png", partial(plots.png, dots_per_inch=40))
         patch.setattr(clusters, "SVI_STEPS", 30)
+        patch.setattr(clusters, "GIBBS_DRAWS", 20)
+        patch.setattr(code, "EPOCHS", 2)
         patch.setattr(autoencoder, "STEPS_A_POINT", 3)
         yield
 

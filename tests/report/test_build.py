@@ -17,7 +17,7 @@ from pplvae.report.build import prepared
 from pplvae.vae import VAE
 
 QUICK = {"num_components": 2, "num_epochs": 2, "latent_dim": 3, "seed": 0, "progress": False}
-STAGES = ["look", "dimension", "density", "clusters", "vae", "trust", "run"]
+STAGES = ["look", "dimension", "density", "clusters", "code", "vae", "trust", "run"]
 
 
 def table(x: Tensor, labels: Tensor | None = None) -> Dataset:

@@ -1,0 +1,186 @@
+"""An autoencoder: a code z = E(x) of L numbers, and a reconstruction x̂ = D(z) from it.
+
+    (E*, D*) = argmin Σ_n ‖x_n − D(E(x_n))‖²
+
+Both are networks, here around the center m and the one scale s of the data: E takes (x − m) / s,
+and D gives (x̂ − m) / s, so that neither the place nor the unit of x matters to the training.
+Nothing is random: unlike a VAE it gives each x one code, and no law to draw new points from.
+
+Reference:
+    Lecture 14 (26/10/2023), equation 1; FYS5429, lecture of 23/4/2024: h = f(x; φ), x̃ = g(h; θ)
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pplvae import networks
+from pplvae.validation import Array, as_points, check_whole
+
+BLOCK = 1000  # points that go through the networks together
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder, deterministic both.
+
+    Args:
+        encoder: Maps (B, D) to (B, L).
+        decoder: Maps (B, L) to (B, D).
+        data_dim: The data's dimension D.
+        latent_dim: The dimension L of the code.
+
+    Attributes:
+        center: m, taken from x before the encoder and added after the decoder, shape (D,).
+        scale: s, by which x is divided and multiplied there, shape ().
+        recipe: How a builder made it, so that `load` can make it again; None for networks of your
+            own.
+
+    Raises:
+        ValueError: If a dimension is not a positive whole number.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, data_dim: int, latent_dim: int
+    ) -> None:
+        super().__init__()
+        check_whole("data_dim", data_dim, 1)
+        check_whole("latent_dim", latent_dim, 1)
+        self.encoder, self.decoder = encoder, decoder
+        self.data_dim, self.latent_dim = int(data_dim), int(latent_dim)
+        like = next(decoder.parameters(), torch.empty(0))
+        self.register_buffer("center", like.new_zeros(self.data_dim))
+        self.register_buffer("scale", like.new_ones(()))
+        self.recipe: dict[str, Any] | None = None
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return E(x), shape (B, L), with its gradient."""
+        return self.encoder((x - self.center) / self.scale)
+
+    def outputs(self, z: Tensor) -> Tensor:
+        """Return D(z), shape (B, D), with its gradient."""
+        return self.center + self.scale * self.decoder(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return D(E(x)), shape (B, D), with its gradient."""
+        return self.outputs(self.codes(x))
+
+    def encode(self, x: Array) -> Tensor:
+        """Return the codes, shape (N, L), of points, shape (N, D).
+
+        Raises:
+            ValueError: If they are no such points.
+        """
+        return self._in_blocks(self.codes, self.points(x))
+
+    def decode(self, z: Array) -> Tensor:
+        """Return the points, shape (N, D), that codes, shape (N, L), stand for.
+
+        Raises:
+            ValueError: If they are no such codes.
+        """
+        return self._in_blocks(self.outputs, self._like_weights(z, "z", self.latent_dim))
+
+    def reconstruct(self, x: Array) -> Tensor:
+        """Return D(E(x)), shape (N, D)."""
+        return self._in_blocks(self, self.points(x))
+
+    def error(self, x: Array) -> float:
+        """Return the mean over the points of ‖x − D(E(x))‖², in squared units of x."""
+        points = self.points(x)
+        return squared_error(points, self.reconstruct(points))
+
+    def summary(self) -> networks.Summary:
+        """Return what each layer gives for one point and how many numbers it learns."""
+        return networks.summary(self, (self.data_dim,))
+
+    def points(self, x: Array, *, name: str = "x") -> Tensor:
+        """Return finite points, shape (N, D), of the networks' dtype and on their device.
+
+        Raises:
+            ValueError: If they are no such points.
+        """
+        return self._like_weights(x, name, self.data_dim)
+
+    def standardize(self, x: Tensor) -> None:
+        """Take the center and the scale from points, shape (N, D).
+
+        Raises:
+            ValueError: If all points are the same.
+        """
+        self.center.copy_(x.mean(dim=0))
+        self.scale.copy_(spread(x).sqrt())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights as safetensors, with the recipe as JSON in its header."""
+        from pplvae.autoencoders.files import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], into: "Autoencoder | None" = None) -> "Autoencoder":
+        """Return the autoencoder that `save` wrote.
+
+        Args:
+            path: The file.
+            into: An autoencoder with the same networks to take the weights; needed where the saved
+                one was not made by this library.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no such file, or the weights do not fit.
+        """
+        from pplvae.autoencoders.files import load
+
+        return load(path, into)
+
+    def __repr__(self) -> str:
+        number = sum(parameter.numel() for parameter in self.parameters())
+        name = type(self).__name__
+        return f"{name}({self.data_dim} → {self.latent_dim} numbers, {number:,} parameters)"
+
+    def _like_weights(self, x: Array, name: str, columns: int) -> Tensor:
+        x = as_points(x, name=name)
+        if x.shape[1] != columns:
+            raise ValueError(f"{name} must have {columns} columns, got {x.shape[1]}")
+        return x.to(self.center)
+
+    @torch.no_grad()
+    def _in_blocks(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        with in_mode(self, training=False):
+            return torch.cat([network(block) for block in x.split(BLOCK)])
+
+
+def squared_error(x: Tensor, reconstruction: Tensor) -> float:
+    """Return the mean over N points of ‖x − x̂‖², for two tensors of shape (N, D)."""
+    return (x - reconstruction).square().sum(dim=1).mean(dtype=torch.float64).item()
+
+
+def spread(x: Tensor, *, name: str = "x") -> Tensor:
+    """Return the variance of points, shape (N, D), about their mean, averaged over the columns.
+
+    Raises:
+        ValueError: If all points are the same.
+    """
+    found = (x - x.mean(dim=0)).square().mean()
+    if not found > 0:
+        raise ValueError(f"{name} must vary, got {len(x)} copies of one point")
+    return found
+
+
+@contextmanager
+def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put all parts of a module in training or evaluation mode for the block, then back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

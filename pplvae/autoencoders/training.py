@@ -1,0 +1,202 @@
+"""Training an autoencoder: the squared error made small by the one gradient loop.
+
+    loss = Σ_n ‖x_n − D(E(x̃_n))‖² / Σ_n ‖x_n − m‖²
+
+with m the mean of the training points and x̃ = x, or x with noise on it. It is the share of the
+variance that is lost: 1 for an autoencoder that always gives the mean, 0 for a perfect one.
+
+Reference:
+    Lecture 14 (26/10/2023), equation 1; the notes' cost function 1/n Σ [x − f(g(x))]²
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pplvae import randomness
+from pplvae.autoencoders.model import Autoencoder, in_mode, spread, squared_error
+from pplvae.autoencoders.settings import Options, Settings
+from pplvae.optimize import History, minibatches, minimize
+from pplvae.validation import Array, check_in_range, check_whole
+
+Noise: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AutoencoderFit:
+    """A trained autoencoder.
+
+    Attributes:
+        autoencoder: The autoencoder itself.
+        error: The mean of ‖x − x̂‖² over the held-out points, in squared units of x; over the
+            training points where none were held out.
+        unexplained: The same as a share of the mean of ‖x − m‖², with m the training mean.
+        history: `losses` are the unexplained share of the training points in each epoch, as
+            training meets it, `validation` that of the held-out points after it. None for a
+            closed form.
+        held_out: Row numbers of the points that were not trained on, shape (H,); empty where
+            these were given apart.
+    """
+
+    autoencoder: Autoencoder
+    error: float
+    unexplained: float
+    history: History | None = field(repr=False)
+    held_out: Tensor = field(repr=False)
+
+    def encode(self, x: Array) -> Tensor:
+        """Return the codes, shape (N, L), of points, shape (N, D)."""
+        return self.autoencoder.encode(x)
+
+    def decode(self, z: Array) -> Tensor:
+        """Return the points, shape (N, D), that codes, shape (N, L), stand for."""
+        return self.autoencoder.decode(z)
+
+    def reconstruct(self, x: Array) -> Tensor:
+        """Return D(E(x)), shape (N, D)."""
+        return self.autoencoder.reconstruct(x)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the autoencoder, as `Autoencoder.save` does."""
+        self.autoencoder.save(path)
+
+    def __repr__(self) -> str:
+        said = f"error {self.error:.4g}, {100 * self.unexplained:.3g} % of the variance"
+        return f"{type(self).__name__}({self.autoencoder}, {said})"
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What to train on, shape (N, D), what to judge by, (H, D), and the row numbers of that."""
+
+    train: Tensor
+    judge: Tensor
+    held_out: Tensor
+
+    @property
+    def judged(self) -> Tensor:
+        """The points on which an error is reported: the training points where none are held."""
+        return self.judge if len(self.judge) else self.train
+
+
+def fit(autoencoder: Autoencoder, x: Array, **options: Unpack[Options]) -> AutoencoderFit:
+    """Train an autoencoder, in place, its center and scale set to those of the training points.
+
+    The global random state and the modes of the networks are left as they were. The networks
+    train in training mode and are judged in evaluation mode.
+
+    Args:
+        autoencoder: One of `mlp`, `conv`, or of your own networks.
+        x: Points, shape (N, D).
+        **options: See `Settings`.
+
+    Raises:
+        ValueError: If an argument is impossible or all points are the same.
+        FloatingPointError: If the loss stops being finite.
+    """
+    settings = Settings(**options).seeded(autoencoder.center.device)
+    parts = split(autoencoder, x, settings)
+    autoencoder.standardize(parts.train)
+    return train(autoencoder, parts, settings)
+
+
+def train(
+    autoencoder: Autoencoder,
+    parts: Parts,
+    settings: Settings,
+    *,
+    noise: Noise | None = None,
+    description: str = "training the autoencoder",
+) -> AutoencoderFit:
+    """Train an autoencoder in place, whose center and scale stay, on points that are checked.
+
+    Args:
+        autoencoder: The autoencoder.
+        parts: The points.
+        settings: How, with a seed.
+        noise: What the encoder sees of a batch, (B, D); may draw from the global generator.
+        description: What the progress bar says.
+    """
+    check_whole("batch_size", settings.batch_size, 1)
+    loss = _Loss(autoencoder, spread(parts.train), noise)
+    judge = _Judge(loss, parts.judge, settings.batch_size) if len(parts.judge) else None
+    with in_mode(autoencoder, training=True):
+        history = minimize(
+            loss,
+            autoencoder.parameters(),
+            minibatches(parts.train, batch_size=settings.batch_size),
+            num_epochs=settings.num_epochs,
+            learning_rate=settings.learning_rate,
+            schedule=settings.schedule,
+            clip_norm=settings.clip_norm,
+            validate=judge,
+            patience=None if judge is None else settings.patience,
+            buffers=autoencoder.buffers(),
+            callbacks=settings.callbacks,
+            checkpoint=settings.checkpoint,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            seed=settings.seed,
+            progress=settings.progress,
+            description=description,
+            shown="unexplained",
+        )
+    return judged(autoencoder, parts, history)
+
+
+def judged(autoencoder: Autoencoder, parts: Parts, history: History | None) -> AutoencoderFit:
+    """Return an autoencoder with its error on the points to judge by."""
+    error = autoencoder.error(parts.judged)
+    mean = parts.train.mean(dim=0).expand_as(parts.judged)
+    share = error / squared_error(parts.judged, mean)
+    return AutoencoderFit(autoencoder, error, share, history, parts.held_out)
+
+
+def split(autoencoder: Autoencoder, x: Array, settings: Settings) -> Parts:
+    """Return the points to train on and those held out, in the autoencoder's dtype.
+
+    Raises:
+        ValueError: If they are not points of its dimension, are all the same, or none are left to
+            train on.
+    """
+    points, validation = autoencoder.points(x), settings.validation
+    spread(points)
+    if not isinstance(validation, int | float | np.floating):
+        judge = autoencoder.points(validation, name="validation")
+        return Parts(points, judge, torch.empty(0, dtype=torch.int64))
+    check_in_range("validation", validation, 0.0, 0.9)
+    num_held_out = round(float(validation) * len(points))
+    if num_held_out == len(points):
+        raise ValueError(
+            f"validation must leave a point to train on, got {validation} of {len(points)} points"
+        )
+    order = torch.randperm(len(points), generator=randomness.generator(settings.seed))
+    held_out, rest = order[:num_held_out], order[num_held_out:]
+    return Parts(points[rest.to(points.device)], points[held_out.to(points.device)], held_out)
+
+
+class _Loss:
+    """The unexplained share of a batch."""
+
+    def __init__(self, autoencoder: Autoencoder, unit: Tensor, noise: Noise | None) -> None:
+        self.autoencoder, self.unit, self.noise = autoencoder, unit, noise
+
+    def __call__(self, x: Tensor) -> Tensor:
+        seen = x if self.noise is None else self.noise(x)
+        return (x - self.autoencoder(seen)).square().mean() / self.unit
+
+
+class _Judge:
+    """The unexplained share of the held-out points."""
+
+    def __init__(self, loss: _Loss, x: Tensor, batch_size: int) -> None:
+        self.loss, self.x, self.batch_size = loss, x, batch_size
+
+    def __call__(self) -> Tensor:
+        with in_mode(self.loss.autoencoder, training=False):
+            parts = [len(block) * self.loss(block) for block in self.x.split(self.batch_size)]
+        return torch.stack(parts).sum() / len(self.x)
