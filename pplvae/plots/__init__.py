@@ -39,11 +39,11 @@ from pplvae.plots.training import bits_per_dimension, score, training
 
 __all__ = [
     "COLORS", "accuracy", "bits_per_dimension", "bounds", "calibration", "code_sizes", "codes",
-    "color_of", "components", "convergence", "danco_divergence", "dimension_estimates", "dimension_parts",
-    "dimension_posterior", "dimension_profile", "gradients", "histogram", "image_rows", "interpolation",
-    "latent_dimensions", "local_dimension", "manifold", "mixture", "mixture_animation",
-    "mixture_density", "mixture_means", "mixture_responsibilities", "mixture_steps",
-    "mixture_uncertainty", "mosaic", "own_figures", "pairs", "panels", "pareto_k",
+    "color_of", "components", "convergence", "danco_divergence", "dimension_estimates",
+    "dimension_parts", "dimension_posterior", "dimension_profile", "gradients", "histogram",
+    "image_rows", "interpolation", "latent_dimensions", "local_dimension", "manifold", "mixture",
+    "mixture_animation", "mixture_density", "mixture_means", "mixture_responsibilities",
+    "mixture_steps", "mixture_uncertainty", "mosaic", "own_figures", "pairs", "panels", "pareto_k",
     "pareto_quantiles", "png", "points", "posteriors", "scaling_line", "score", "selection",
     "spectrum", "training", "traversals", "twonn_line",
 ]  # fmt: skip
