@@ -1,8 +1,10 @@
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from pplvae import neighbors
+from pplvae.intrinsic_dimension import gride, hidalgo, levina_bickel, twonn
 from pplvae.neighbors import NeighborGraph, as_graph, from_distances, graph
 
 
@@ -39,7 +41,7 @@ def test_repeats_are_dropped_counted_and_their_first_rows_named(x: Tensor) -> No
 
 
 def test_a_table_of_distances_gives_the_graph_of_its_points(x: Tensor) -> None:
-    expected, found = graph(x, 5), from_distances(all_distances(x), 5)
+    expected, found = graph(x, 5), from_distances(all_distances(x), num_neighbors=5)
     torch.testing.assert_close(found.distances, expected.distances)
     assert torch.equal(found.indices, expected.indices)
     assert found.points is None
@@ -49,9 +51,77 @@ def test_a_table_of_distances_gives_the_graph_of_its_points(x: Tensor) -> None:
 def test_repeats_in_a_table_of_distances_are_dropped(x: Tensor) -> None:
     table = torch.cat([x, x[7:9]])
     with pytest.warns(UserWarning, match="2 of 62 points repeat another"):
-        found = from_distances(all_distances(table), 5)
+        found = from_distances(all_distances(table), num_neighbors=5)
     assert torch.equal(found.indices, graph(x, 5).indices)
     assert found.multiplicities[7:9].tolist() == [2, 2]
+
+
+def test_the_nearest_that_another_package_found_give_the_same_graph(x: Tensor) -> None:
+    expected = graph(x, 5)
+    distances, indices = NearestNeighbors(n_neighbors=5).fit(x.numpy()).kneighbors()
+    found = from_distances(distances, indices)
+    torch.testing.assert_close(found.distances, expected.distances)
+    assert torch.equal(found.indices, expected.indices)
+    assert found.points is None
+    assert from_distances(distances, indices, num_neighbors=3).num_neighbors == 3
+    assert twonn.posterior(found).interval() == pytest.approx(twonn.posterior(x).interval())
+
+
+def test_refuses_nearest_that_are_none(x: Tensor) -> None:
+    search = NearestNeighbors(n_neighbors=4).fit(x.numpy())
+    distances, indices = map(torch.as_tensor, search.kneighbors())
+    with_self = search.kneighbors(x.numpy())
+    with pytest.raises(ValueError, match="must not hold a point itself, got 60 that do: drop it"):
+        from_distances(*with_self)
+    for wrong, message in (
+        (indices[:, :3], r"must share the shape \(N, k\), got \(\(60, 4\), \(60, 3\)\)"),
+        (indices.double(), "indices must be whole numbers, got torch.float64"),
+        (indices + 1, r"indices must be in \[0, 59\], got 1 to 60"),
+        (indices[:, [0, 0, 2, 3]], "indices must name each neighbor once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_distances(distances, wrong)
+    with pytest.raises(ValueError, match="distances must be nearest first"):
+        from_distances(distances.flip(1), indices)
+    distances[7, 0] = 0.0
+    with pytest.raises(ValueError, match="distances must be positive, got 1 points at 0 from"):
+        from_distances(distances, indices)
+
+
+def test_a_table_of_distances_taken_for_points_is_noticed(x: Tensor) -> None:
+    products = torch.cdist(x.float(), x.float(), compute_mode="use_mm_for_euclid_dist")
+    for table in (all_distances(x), products):
+        with pytest.warns(UserWarning, match=r"60 points .*: neighbors.from_distances\(x\) reads"):
+            graph(table, 3)
+    covariance = x.T @ x
+    for square in (x[:3], covariance, covariance - covariance.diagonal().diag()):
+        graph(square, 2)  # warnings are errors
+
+
+def test_ties_are_said_once_by_whoever_makes_the_graph() -> None:
+    places = torch.cartesian_prod(torch.arange(9.0), torch.arange(9.0))
+    message = r"100% of the points have both .* as on a lattice"
+    with pytest.warns(UserWarning, match=message) as said:
+        found = graph(places, 5)
+    assert len(said) == 1
+    assert found.tied == 1.0
+    levina_bickel.estimate(found, 5)  # warnings are errors
+    with pytest.warns(UserWarning, match="as on a lattice"):
+        levina_bickel.estimate(places, 5)
+    with pytest.warns(UserWarning, match="as on a lattice"):
+        from_distances(all_distances(places))
+    assert graph(places, 1).tied == 0.0
+
+
+def test_warnings_point_at_the_line_that_gave_the_points(x: Tensor) -> None:
+    table = torch.cat([x, x[:3]])
+    for estimate in (graph, twonn.posterior, levina_bickel.estimate, hidalgo.fit):
+        with pytest.warns(UserWarning, match="3 of 63 points") as said:
+            estimate(table)
+        assert [warning.filename for warning in said] == [__file__]
+    with pytest.warns(UserWarning, match="ratios is") as said:
+        gride.maximum_likelihood(5 + torch.rand(100))
+    assert [warning.filename for warning in said] == [__file__]
 
 
 def test_a_wider_graph_is_narrowed(x: Tensor) -> None:
@@ -72,7 +142,7 @@ def test_single_precision_points_have_distances_in_double(x: Tensor) -> None:
 
 def test_refuses_what_is_no_table_of_distances(x: Tensor) -> None:
     table = all_distances(x)
-    with pytest.raises(ValueError, match=r"distances must have shape \(N, N\), got \(60, 3\)"):
+    with pytest.raises(ValueError, match=r"distances must have shape \(N, N\), or come with"):
         from_distances(x)
     with pytest.raises(ValueError, match="at least 0, and 0 from each point to itself"):
         from_distances(table + 1)
@@ -83,10 +153,7 @@ def test_refuses_what_is_no_table_of_distances(x: Tensor) -> None:
 
 def test_refuses_more_neighbors_than_distinct_points(x: Tensor) -> None:
     few = x[:4].repeat(3, 1)
-    with (
-        pytest.warns(UserWarning, match="8 of 12"),
-        pytest.raises(ValueError, match=r"in \[1, 3\] for 4 distinct points, got 4"),
-    ):
+    with pytest.raises(ValueError, match=r"in \[1, 3\] for 4 distinct points, got 4"):
         graph(few, 4)
     with pytest.raises(ValueError, match=r"in \[1, 59\] for 60 points, got 60"):
         graph(x, 60)

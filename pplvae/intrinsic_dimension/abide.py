@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from pplvae.intrinsic_dimension import binomial, dependence, gride, ratio_law
-from pplvae.intrinsic_dimension.gamma import check_fraction
+from pplvae.intrinsic_dimension.gamma import GammaPosterior, check_fraction
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.validation import check_one_of, check_positive, check_whole
 
@@ -65,12 +65,8 @@ class AdaptiveScale:
 
     def interval(self, prob: float = 0.95) -> tuple[float, float]:
         """Return the confidence interval of d, k* given: that of a Gamma law."""
-        from scipy.stats import gamma
-
-        check_fraction("prob", prob)
         shape = (self.dimension / self.standard_error) ** 2
-        low, high = gamma(shape, scale=self.dimension / shape).interval(prob)
-        return float(low), float(high)
+        return GammaPosterior(shape, shape / self.dimension, math.nan).interval(prob)
 
     def __repr__(self) -> str:
         found = f"d = {self.dimension:.4g} ± {self.standard_error:.2g} at {self.scale:.3g}"

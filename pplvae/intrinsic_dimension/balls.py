@@ -40,6 +40,7 @@ DIMENSIONS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
 VERSION = 1  # of what is drawn and kept; a file of another version is not read
 TABLE = Path(__file__).with_name("balls.npz")
 TABLE_NEIGHBORS = 10
+LEAST_POINTS = 25  # of the table
 MOST_POINTS = 6400  # more are not drawn but extrapolated to
 _ENOUGH_POINTS = 12_800  # in all draws of one dimension
 _LEAST_DRAWS, _MOST_DRAWS = 4, 200

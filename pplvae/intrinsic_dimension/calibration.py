@@ -112,6 +112,20 @@ class Curve:
             lambda t: np.exp(balls.interpolated(estimates, np.log(dims), t)),
         )
 
+    def corrected(self, dimension: float, standard_error: float) -> tuple[float, float]:
+        """Return an estimate and its standard error, both calibrated.
+
+        Args:
+            dimension: The estimate.
+            standard_error: Its standard error.
+
+        Raises:
+            ValueError: If the estimate is not positive and finite.
+        """
+        below = self.invert(max(dimension - standard_error, 1e-3 * dimension))
+        above = self.invert(dimension + standard_error)
+        return self.invert(dimension), (above - below) / 2
+
     def covers(self, estimate: float) -> bool:
         """Return whether balls so high were drawn; beyond, the curve is extrapolated."""
         return estimate <= self.means[-1]
@@ -141,24 +155,38 @@ def curve(
     if callable(estimator):
         check_whole("num_points", num_points, 2)
         check_whole("max_dimension", max_dimension, 2, balls.DIMENSIONS[-1])
-        return _drawn(estimator, num_points, max_dimension, progress)
+        return _drawn(_Drawing(estimator, num_points, max_dimension, progress))
     check_one_of("estimator", estimator, ESTIMATORS)
+    check_whole(
+        "num_points", num_points, balls.LEAST_POINTS, context=f"for the balls of {estimator}"
+    )
     table = balls.table()
-    least = int(table.num_points[0])
-    check_whole("num_points", num_points, least, context=f"for the balls of {estimator}")
     means = table.at(num_points, estimator)
     return Curve(num_points, *_rising(table.dimensions, means), estimator)
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """What is drawn; whether a bar is shown makes no other one of it."""
+
+    estimator: Estimator
+    num_points: int
+    max_dimension: int
+    progress: bool = field(compare=False)
+
+
 @lru_cache(maxsize=64)
-def _drawn(estimator: Estimator, num_points: int, max_dimension: int, progress: bool) -> Curve:
+def _drawn(asked: _Drawing) -> Curve:
     """Return the curve of any estimator, from balls drawn now."""
 
     def statistics(x: Tensor) -> dict[str, float]:
-        answer = estimator(x)
+        answer = asked.estimator(x)
         return {"estimate": answer if isinstance(answer, int | float) else answer.dimension}
 
-    drawn = balls.simulate(statistics, num_points, max_dimension=max_dimension, progress=progress)
+    num_points, estimator = asked.num_points, asked.estimator
+    drawn = balls.simulate(
+        statistics, num_points, max_dimension=asked.max_dimension, progress=asked.progress
+    )
     name = getattr(estimator, "__name__", type(estimator).__name__)
     rising = _rising(drawn.dimensions, drawn.at(num_points, "estimate"))
     return Curve(num_points, *rising, name)

@@ -47,7 +47,7 @@ def rules(
         seed: For parallel analysis: an int for the same noise every time.
         progress: Whether more than a few seconds show a progress bar.
     """
-    spectrum = x if isinstance(x, Spectrum) else pca(x, variance_fraction)
+    spectrum = _spectrum(x, variance_fraction)
     return {
         "threshold": spectrum.dimension,
         "participation ratio": round(spectrum.participation_ratio),
@@ -58,19 +58,26 @@ def rules(
     }
 
 
-def kaiser(spectrum: Spectrum) -> int:
+def kaiser(x: Array | Spectrum) -> int:
     """Return how many eigenvalues are at least their average over the p that could be.
 
     For standardized columns that is the well-known 1. About half of the eigenvalues of noise pass.
+
+    Args:
+        x: Points, shape (N, D), N ≥ 2, or their spectrum.
     """
-    eigenvalues = _possible(spectrum)
+    eigenvalues = _possible(_spectrum(x))
     rounding = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps
     return int((eigenvalues >= (1 - rounding) * eigenvalues.mean()).sum())
 
 
-def broken_stick(spectrum: Spectrum) -> int:
-    """Return how many of the first shares exceed the pieces of a stick broken at random."""
-    eigenvalues = _possible(spectrum)
+def broken_stick(x: Array | Spectrum) -> int:
+    """Return how many of the first shares exceed the pieces of a stick broken at random.
+
+    Args:
+        x: Points, shape (N, D), N ≥ 2, or their spectrum.
+    """
+    eigenvalues = _possible(_spectrum(x))
     size = len(eigenvalues)
     reciprocals = torch.arange(1, size + 1).to(eigenvalues).reciprocal()
     pieces = reciprocals.flip(0).cumsum(0).flip(0) / size
@@ -78,7 +85,7 @@ def broken_stick(spectrum: Spectrum) -> int:
 
 
 def parallel_analysis(
-    spectrum: Spectrum, *, num_draws: int = 19, seed: int | None = None, progress: bool = True
+    x: Array | Spectrum, *, num_draws: int = 19, seed: int | None = None, progress: bool = True
 ) -> int:
     """Return how many of the first eigenvalues exceed those of all draws of noise.
 
@@ -90,7 +97,7 @@ def parallel_analysis(
     chi of n − i + 1 degrees of freedom on the diagonal and N(0, 1) right of it (Bartlett, 1933).
 
     Args:
-        spectrum: What `spectrum.pca` found.
+        x: Points, shape (N, D), N ≥ 2, or their spectrum.
         num_draws: How many times noise is drawn.
         seed: An int for the same noise every time.
         progress: Whether more than a few seconds show a progress bar.
@@ -99,6 +106,7 @@ def parallel_analysis(
         ValueError: If `num_draws` is not a whole number, at least 1.
     """
     check_whole("num_draws", num_draws, 1)
+    spectrum = _spectrum(x)
     eigenvalues, scales = _possible(spectrum), spectrum.variances.double().sqrt()
     if len(eigenvalues) == 1:
         return 1
@@ -109,13 +117,18 @@ def parallel_analysis(
     return _first(eigenvalues > torch.stack(noise).amax(dim=0))
 
 
-def evidence(spectrum: Spectrum, *, progress: bool = True) -> int:
+def evidence(x: Array | Spectrum, *, progress: bool = True) -> int:
     """Return the number of components k of greatest `log_evidence`.
 
     k = d − 1 and k = d are the same model, all directions free, and called d − 1: the answer where
     the spectrum has no flat end, as that of images, whose noise is not the same in all directions.
     Points exactly in a plane, but for rounding, have its dimension.
+
+    Args:
+        x: Points, shape (N, D), N ≥ 2, or their spectrum.
+        progress: Whether more than a few seconds show a progress bar.
     """
+    spectrum = _spectrum(x)
     num_possible = len(_possible(spectrum))
     if spectrum.rank < num_possible or num_possible == 1:
         return spectrum.rank
@@ -123,7 +136,7 @@ def evidence(spectrum: Spectrum, *, progress: bool = True) -> int:
 
 
 @torch.no_grad()
-def log_evidence(spectrum: Spectrum, *, progress: bool = True) -> Tensor:
+def log_evidence(x: Array | Spectrum, *, progress: bool = True) -> Tensor:
     """Return the log evidence of probabilistic PCA with k = 0 … d − 1 components, shape (d,).
 
     Minka's Laplace approximation, in nats, less what does not depend on k:
@@ -142,9 +155,10 @@ def log_evidence(spectrum: Spectrum, *, progress: bool = True) -> Tensor:
     - An eigenvalue that rounding can make is raised to what rounding can make.
 
     Args:
-        spectrum: What `spectrum.pca` found; columns that do not vary do not count.
+        x: Points, shape (N, D), N ≥ 2, or their spectrum; columns that do not vary do not count.
         progress: Whether more than a few seconds show a progress bar.
     """
+    spectrum = _spectrum(x)
     eigenvalues = _possible(spectrum)
     eigenvalues = eigenvalues.clamp(min=spectrum.rounding[: len(eigenvalues)].max().item())
     num = max(spectrum.num_points, int((spectrum.variances > 0).sum()))
@@ -182,6 +196,10 @@ def _noise(dof: int, scales: Tensor) -> Tensor:
         chi_square = torch.distributions.Chi2(dof - torch.arange(size, dtype=torch.float64))
         normal = normal.triu(diagonal=1) + chi_square.sample().sqrt().diag()
     return (normal / normal.norm(dim=0)).to(scales) * scales
+
+
+def _spectrum(x: Array | Spectrum, variance_fraction: float = 0.95) -> Spectrum:
+    return x if isinstance(x, Spectrum) else pca(x, variance_fraction)
 
 
 def _possible(spectrum: Spectrum) -> Tensor:

@@ -25,6 +25,7 @@ from pplvae.neighbors import NeighborGraph
 from pplvae.validation import as_vector, check_in_range, check_whole
 
 _MOST_PAIRS = 2**24  # of a block
+_LEAST_LEFT = 0.5  # of 1 − m / N: where all meet all, nothing is left to learn the variance from
 _NETWORK_REACH = 4  # neighbors; beyond it the pairs that meet are many, and their sum is noise
 
 
@@ -62,8 +63,7 @@ def variance_inflation(scores: Tensor, graph: NeighborGraph, reach: int) -> floa
         product.data[:] = 1
         found += float(weights[rows] @ (product.astype(weights.dtype) @ weights))
         pairs += product.nnz
-    # Where all meet all, nothing is left to learn the variance from.
-    return max(1.0, found / total / max(1 - pairs / len(z) ** 2, 0.5))
+    return max(1.0, found / total / max(1 - pairs / len(z) ** 2, _LEAST_LEFT))
 
 
 def smooth_inflation(scores: Tensor, indices: Tensor, sizes: Tensor | int) -> float:
@@ -72,7 +72,8 @@ def smooth_inflation(scores: Tensor, indices: Tensor, sizes: Tensor | int) -> fl
     In `variance_inflation` A_ij is 1 where the sets S_i and S_j meet at all. Sets of many
     neighbors meet so many others that the sum is all noise; with
     A_ij = |S_i ∩ S_j| / √(|S_i| |S_j|) it is a sum of squares,
-    Σ_m (Σ_{i: m ∈ S_i} z_i / √|S_i|)², in time of the order of the sets.
+    Σ_m (Σ_{i: m ∈ S_i} z_i / √|S_i|)², in time of the order of the sets. So is Σ_ij A_ij, which
+    with z = 1 gives the same factor 1 / (1 − m / N) for the mean of the scores.
 
     Args:
         scores: The score z of each point, shape (N,); its mean is removed.
@@ -84,11 +85,13 @@ def smooth_inflation(scores: Tensor, indices: Tensor, sizes: Tensor | int) -> fl
     if total == 0:
         return 1.0
     sizes = torch.as_tensor(sizes, device=z.device).expand(len(z))
-    shares = z / (sizes + 1).sqrt()
+    shares = torch.stack([z, torch.ones_like(z)], dim=1) / (sizes + 1).sqrt().unsqueeze(1)
     held = shares.clone()
     for column in range(int(sizes.max())):
-        held.index_add_(0, indices[:, column], torch.where(sizes > column, shares, 0.0))
-    return max(1.0, held.square().sum().item() / total)
+        reads = (sizes > column).unsqueeze(1)
+        held.index_add_(0, indices[:, column], torch.where(reads, shares, 0.0))
+    found, pairs = held.square().sum(dim=0).tolist()
+    return max(1.0, found / total / max(1 - pairs / len(z) ** 2, _LEAST_LEFT))
 
 
 def inflation(

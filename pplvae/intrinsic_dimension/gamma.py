@@ -1,4 +1,4 @@
-"""A Gamma posterior of a dimension, as every likelihood of exponentials gives."""
+"""Gamma laws of a dimension, as every likelihood of exponentials gives, and what rests on them."""
 
 import math
 from dataclasses import dataclass
@@ -49,11 +49,12 @@ class GammaPosterior:
 
     def interval(self, prob: float = 0.95) -> tuple[float, float]:
         """Return the central interval of d that holds `prob`."""
-        from scipy.stats import gamma
+        from scipy.special import gammaincinv
 
         check_fraction("prob", prob)
-        low, high = gamma(self.concentration, scale=1 / self.rate).interval(prob)
-        return float(low), float(high)
+        ends = gammaincinv(self.concentration, [0.5 - prob / 2, 0.5 + prob / 2])
+        low, high = (ends / self.rate).tolist()
+        return low, high
 
     def __repr__(self) -> str:
         low, high = self.interval()
@@ -94,15 +95,48 @@ class CalibratedPosterior:
 
     def _even(self) -> Tensor:
         """Return the quantiles in the middles of a thousand equal shares."""
-        from scipy.stats import gamma
+        from scipy.special import gammaincinv
 
-        law = gamma(self.uncalibrated.concentration, scale=1 / self.uncalibrated.rate)
-        middles = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-        return self.curve.invert(torch.from_numpy(law.ppf(middles.numpy())))
+        law, middles = self.uncalibrated, (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+        quantiles = gammaincinv(law.concentration, middles.numpy()) / law.rate
+        return self.curve.invert(torch.from_numpy(quantiles))
 
     def __repr__(self) -> str:
         low, high = self.interval()
         return f"CalibratedPosterior(d = {self.dimension:.4g}, 95 % in [{low:.4g}, {high:.4g}])"
+
+
+@dataclass(frozen=True, repr=False)
+class MaximumLikelihood:
+    """The dimension of greatest likelihood, from ratios of neighbor distances.
+
+    Attributes:
+        dimension: The estimate of d.
+        standard_error: Its standard error.
+        n1: The nearer neighbor's rank.
+        n2: The farther neighbor's rank.
+        num_ratios: N.
+        inflation: The factor f by which shared neighbors widen the variance.
+        law: Where d may be, given the ratios: the posterior with a flat prior on log d, exact for
+            TwoNN's ratios.
+    """
+
+    dimension: float
+    standard_error: float
+    n1: int
+    n2: int
+    num_ratios: int
+    inflation: float
+    law: GammaPosterior | CalibratedPosterior
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:
+        """Return the confidence interval of d, exact for independent ratios of TwoNN."""
+        return self.law.interval(prob)
+
+    def __repr__(self) -> str:
+        ranks = "" if self.n2 == 2 else f" of r_{self.n2} / r_{self.n1}"
+        found = f"d = {self.dimension:.4g} ± {self.standard_error:.2g}"
+        return f"MaximumLikelihood({found} by {self.num_ratios} ratios{ranks})"
 
 
 def check_fraction(name: str, value: float) -> None:

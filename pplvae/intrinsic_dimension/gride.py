@@ -15,7 +15,7 @@ Reference:
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pyro
@@ -23,45 +23,24 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pplvae.intrinsic_dimension import dependence, grid
-from pplvae.intrinsic_dimension.gamma import check_fraction
+from pplvae.intrinsic_dimension import calibration, dependence, grid
+from pplvae.intrinsic_dimension.gamma import (
+    CalibratedPosterior,
+    GammaPosterior,
+    MaximumLikelihood,
+)
 from pplvae.intrinsic_dimension.ratio_law import (
     Gride,
     check_ranks,
     log_likelihood,
-    logs_of,
+    logs_and_graph,
     score_and_information,
     solve,
 )
-from pplvae.neighbors import Data, NeighborGraph, as_graph
+from pplvae.neighbors import Data, as_graph
 from pplvae.validation import Array, as_vector, check_in_range
 
 _BLOCK = 2**22  # numbers that are worked on at once
-
-
-@dataclass(frozen=True)
-class MaximumLikelihood:
-    """The dimension of greatest likelihood.
-
-    Attributes:
-        dimension: The estimate of d.
-        standard_error: Its standard error, d √(f / J).
-        interval: Its confidence interval.
-        prob: The interval's confidence.
-        n1: The nearer neighbor's rank.
-        n2: The farther neighbor's rank.
-        num_ratios: N.
-        inflation: The factor f by which shared neighbors widen the variance.
-    """
-
-    dimension: float
-    standard_error: float
-    interval: tuple[float, float]
-    prob: float
-    n1: int
-    n2: int
-    num_ratios: int
-    inflation: float = 1.0
 
 
 def ratios(x: Data, n1: int = 1, n2: int = 2, *, progress: bool = True) -> Tensor:
@@ -88,7 +67,8 @@ def maximum_likelihood(
     n2: int = 2,
     unbiased: bool = True,
     inflation: float | None = None,
-    prob: float = 0.95,
+    calibrated: bool = False,
+    progress: bool = True,
 ) -> MaximumLikelihood:
     """Return the dimension that makes the ratios most likely.
 
@@ -100,34 +80,39 @@ def maximum_likelihood(
         n1: The nearer neighbor's rank, from 1.
         n2: The farther neighbor's rank, above `n1`.
         unbiased: Whether N − 1 stands for N in the score, as in other packages, which removes the
-            bias of n₁ = 1, n₂ = 2 and lessens that of others.
+            bias of n₁ = 1, n₂ = 2 and lessens that of others; a calibrated answer has none.
         inflation: The factor f by which neighbors that share neighbors widen the variance; by
             default found in the graph, and 1 for bare ratios. With 1 they count as independent.
-        prob: The interval's confidence.
+        calibrated: Whether the answer, its error and its interval are corrected for N points, see
+            `calibration`, which also says where that misleads.
+        progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
-        ValueError: If there are fewer than 3 ratios, or all are 1.
+        ValueError: If there are fewer than 3 ratios, all are 1, or what is to be calibrated has
+            other ranks than n₂ = 2 n₁ = 2, 4, 8 or 16, or fewer than 25 ratios.
     """
-    from scipy.stats import chi2
-
-    check_fraction("prob", prob)
-    logs, graph = _logs(x, n1, n2)
+    logs, graph = logs_and_graph(x, n1, n2, progress=progress)
     dimension = solve(logs, n1, n2, count=len(logs) - unbiased)
     scores, information = score_and_information(logs, dimension, n1, n2)
     inflation = dependence.inflation(inflation, scores, graph, n2)
     effective = information / inflation
-    low, high = chi2(2 * effective).interval(prob)
-    half = dimension / (2 * effective * (1 - unbiased / information))
-    return MaximumLikelihood(
-        dimension=dimension,
-        standard_error=dimension / math.sqrt(effective),
-        interval=(float(low) * half, float(high) * half),
-        prob=prob,
-        n1=n1,
-        n2=n2,
-        num_ratios=len(logs),
-        inflation=inflation,
-    )
+    error = dimension / math.sqrt(effective)
+    likeliest = dimension / (1 - unbiased / information)
+    law = GammaPosterior(effective, effective / likeliest, math.nan, inflation)
+    if calibrated:
+        # The balls' means are of the biased estimate.
+        curve = _curve(len(logs), n1, n2)
+        dimension, error = curve.corrected(likeliest, error)
+        law = CalibratedPosterior(law, curve)
+    return MaximumLikelihood(dimension, error, n1, n2, len(logs), inflation, law)
+
+
+def _curve(num_ratios: int, n1: int, n2: int) -> calibration.Curve:
+    if n2 != 2 * n1 or f"gride_{n1}" not in calibration.ESTIMATORS:
+        raise ValueError(
+            f"n1 must be 1, 2, 4 or 8 and n2 twice as much for a calibrated answer, got {n1, n2}"
+        )
+    return calibration.curve(num_ratios, f"gride_{n1}")
 
 
 def model(
@@ -165,6 +150,7 @@ def posterior(
     concentration: float = 1.0,
     rate: float = 0.01,
     inflation: float | None = None,
+    progress: bool = True,
 ) -> grid.GridPosterior:
     """Return the posterior of d under `model`, by a sum over a grid in log d.
 
@@ -177,13 +163,14 @@ def posterior(
         rate: The prior's rate b.
         inflation: The factor f by which neighbors that share neighbors widen the variance; by
             default found in the graph, and 1 for bare ratios. With 1 they count as independent.
+        progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
         ValueError: If the prior is impossible, or all ratios are 1.
     """
     check_in_range("concentration", concentration, 0.0)
     check_in_range("rate", rate, 0.0)
-    logs, graph = _logs(x, n1, n2, min_size=1)
+    logs, graph = logs_and_graph(x, n1, n2, 1, progress=progress)
     scores, _ = score_and_information(logs, solve(logs, n1, n2, count=len(logs)), n1, n2)
     f, a, b = dependence.inflation(inflation, scores, graph, n2), concentration, rate
     mode = solve(logs, n1, n2, count=len(logs) + a * f, rate=b * f)
@@ -211,12 +198,3 @@ def _log_joint(
     laws = (log_likelihood(clear, part.unsqueeze(1), *ranks) for part in parts)
     sums = torch.cat([(law - logs).sum(dim=1) for law in laws])
     return a * log_dimensions - b * dimensions + sums / inflation
-
-
-def _logs(x: Data, n1: int, n2: int, min_size: int = 3) -> tuple[Tensor, NeighborGraph | None]:
-    """Return log μ in double precision, and the graph behind it if there is one."""
-    check_ranks(n1, n2)
-    if isinstance(x, NeighborGraph) or getattr(x, "ndim", 1) == 2:
-        graph = as_graph(x, n2)
-        return ratios(graph, n1, n2).log(), graph
-    return logs_of(x, min_size), None

@@ -23,6 +23,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from pplvae.intrinsic_dimension import calibration, dependence
 from pplvae.intrinsic_dimension.dependence import smooth_inflation
 from pplvae.intrinsic_dimension.gamma import GammaPosterior, check_fraction
 from pplvae.intrinsic_dimension.scaling import harmonic_mean
@@ -98,6 +99,7 @@ def estimate(
     *,
     pool: str = "harmonic",
     unbiased: bool = False,
+    calibrated: bool = False,
     progress: bool = True,
 ) -> LevinaBickel:
     """Return the most likely dimension, of each point and of all.
@@ -109,13 +111,19 @@ def estimate(
             d, which is too high by (k − 1)/(k − 2) unless they are unbiased.
         unbiased: Whether k − 2 stands for k − 1. That frees each local d, and their arithmetic
             mean, of bias; the harmonic one has none to speak of, and becomes too low by it.
+        calibrated: Whether the harmonic mean of k = 10, and its error, are corrected for N points,
+            see `calibration`, which also says where that misleads; the local d are not.
         progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
         ValueError: If k is not in [2, N − 1] ([3, N − 1] for the unbiased), or all neighbors of
-            all points (of one, for the arithmetic mean) are at one distance.
+            all points (of one, for the arithmetic mean) are at one distance, or what is to be
+            calibrated is not the plain harmonic mean of k = 10.
     """
     check_one_of("pool", pool, POOLS)
+    if calibrated and (num_neighbors, pool, unbiased) != (10, "harmonic", False):
+        asked = f"num_neighbors = {num_neighbors}, pool = {pool!r}, unbiased = {unbiased}"
+        raise ValueError(f"calibrated must be of the harmonic mean of 10 neighbors, got {asked}")
     graph, totals = _totals(x, num_neighbors, 2 + unbiased, progress)
     inverse = totals / (num_neighbors - 1 - unbiased)
     dimension, error = harmonic_mean(inverse, graph, num_neighbors)
@@ -126,6 +134,9 @@ def estimate(
         inflation = smooth_inflation(local, graph.indices, num_neighbors)
         dimension = local.mean().item()
         error = math.sqrt(inflation * local.var(unbiased=False).item() / len(local))
+    if calibrated:
+        curve = calibration.curve(len(graph), "levina_bickel")
+        dimension, error = curve.corrected(dimension, error)
     return LevinaBickel(dimension, error, num_neighbors, pool, local)
 
 
@@ -158,7 +169,8 @@ def posterior(
     check_in_range("concentration", concentration, 0.0)
     check_in_range("rate", rate, 0.0)
     graph, totals = _totals(x, num_neighbors, 2, progress)
-    f, m, a, b = _inflation(inflation, totals, graph), num_neighbors - 1, concentration, rate
+    f = dependence.inflation(inflation, totals, graph, num_neighbors)
+    m, a, b = num_neighbors - 1, concentration, rate
     after, beyond = a + len(totals) * m / f, b + totals.sum().item() / f
     check_positive("rate + Σ T", beyond)
     improper = a == 0 or b == 0
@@ -204,7 +216,7 @@ def pointwise(
     dimension, _ = harmonic_mean(totals / (num_neighbors - 1), graph, num_neighbors)
     counts = num_neighbors - 1.0
     if smooth:
-        inflation = _inflation(None, totals, graph)
+        inflation = dependence.inflation(None, totals, graph, num_neighbors)
         counts *= (num_neighbors + 1) / inflation
         totals = (totals + totals[graph.indices].sum(dim=1)) / inflation
     check_positive("rate + T", rate + totals)
@@ -219,10 +231,3 @@ def _totals(
     graph = as_graph(x, num_neighbors, progress=progress)
     ratios = graph.distances[:, -1:] / graph.distances[:, :-1]
     return graph, ratios.log().sum(dim=1)
-
-
-def _inflation(given: float | None, totals: Tensor, graph: NeighborGraph) -> float:
-    if given is None:
-        return smooth_inflation(totals, graph.indices, graph.num_neighbors)
-    check_in_range("inflation", given, 1.0)
-    return float(given)

@@ -49,6 +49,7 @@ def check(
     *,
     num_samples: int = 400,
     seed: int | None = None,
+    progress: bool = True,
 ) -> PredictiveCheck:
     """Return how well TwoNN's law holds.
 
@@ -57,13 +58,14 @@ def check(
         posterior: Of d; by default `twonn.posterior(x)`.
         num_samples: How many data sets are simulated.
         seed: Start of the draws.
+        progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
         ValueError: As `twonn.posterior`, or if num_samples is less than 20.
     """
     check_whole("num_samples", num_samples, 20)
     if getattr(x, "ndim", 1) == 2:
-        x = as_graph(x, 2)
+        x = as_graph(x, 2, progress=progress)
     posterior = twonn.posterior(x) if posterior is None else posterior
     seen = twonn.log_ratios(x).sort().values
     shape, rate = posterior.concentration, posterior.rate

@@ -16,6 +16,7 @@ Reference:
     https://doi.org/10.1038/s41598-022-20991-1
 """
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -24,9 +25,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from pplvae.neighbors import Data, NeighborGraph, as_graph
+from pplvae.neighbors.caller import warn
 from pplvae.validation import Array, as_vector, check_whole
 
 _MOST_STEPS = 100  # of Newton's method; 6 are the rule
+_NO_CHANCE = math.log(1e-9)
 
 
 class Gride(dist.TorchDistribution):
@@ -134,16 +138,55 @@ def score_and_information(
     return 1 + power * fall - n1 * y, (1 + power * bend).sum().item()
 
 
-def logs_of(ratios: Array, min_size: int) -> Tensor:
+def logs_and_graph(
+    x: Data, n1: int = 1, n2: int = 2, min_size: int = 3, *, progress: bool = True
+) -> tuple[Tensor, NeighborGraph | None]:
+    """Return log μ in double precision, and the graph behind it if there is one.
+
+    Args:
+        x: Points, shape (N, D); their neighbor graph; or ratios, shape (N,).
+        n1: The nearer neighbor's rank, from 1.
+        n2: The farther neighbor's rank, above `n1`.
+        min_size: How many ratios there must be, where they are given.
+        progress: Whether a search of more than a few seconds shows a progress bar.
+
+    Raises:
+        ValueError: If the ranks are not 1 ≤ n1 < n2 ≤ N − 1, or as `logs_of`.
+    """
+    check_ranks(n1, n2)
+    if isinstance(x, NeighborGraph) or getattr(x, "ndim", 1) == 2:
+        graph = as_graph(x, n2, progress=progress)
+        return (graph.distances[:, n2 - 1] / graph.distances[:, n1 - 1]).log(), graph
+    return logs_of(x, min_size, n1, n2), None
+
+
+def logs_of(ratios: Array, min_size: int, n1: int = 1, n2: int = 2) -> Tensor:
     """Return log μ in double precision.
 
     Raises:
         ValueError: If there are too few ratios, or one is below 1.
+
+    Warns:
+        UserWarning: If no ratio is anywhere near 1, as by the law some are: these are points.
     """
     given = as_vector(ratios, name="ratios", min_size=min_size).double()
-    if (given < 1).any():
-        raise ValueError(f"ratios must be at least 1, got {given.min().item():.6g}")
-    return given.log()
+    least = given.min().item()
+    if least < 1:
+        raise ValueError(f"ratios must be at least 1, got {least:.6g}")
+    logs = given.log()
+    if least > 1 and _log_chance(logs, n1, n2) < _NO_CHANCE:
+        warn(f"the smallest of {len(logs)} ratios is {least:.3g}, where the law has some near 1: "
+             "points on a line have the shape (N, 1)")  # fmt: skip
+    return logs
+
+
+def _log_chance(logs: Tensor, n1: int, n2: int) -> float:
+    """Return the log of the chance that the law, fitted, has no ratio below the smallest."""
+    from scipy.special import betainc, psi
+
+    dimension = (psi(n2) - psi(n1)) / logs.mean().item()  # E log μ is that over d
+    chance = float(betainc(n1, n2 - n1, math.exp(-dimension * logs.min().item())))
+    return len(logs) * math.log(chance) if chance else -math.inf
 
 
 def check_ranks(n1: int, n2: int) -> None:

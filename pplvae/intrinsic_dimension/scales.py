@@ -15,6 +15,7 @@ Reference:
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -239,7 +240,7 @@ def _decimated(
         rows = order.split(size)[: min(len(points) // size, num_subsets)]
         parts = [points[part] for part in rows]
         whole = size == len(points)
-        graphs = [graph] if whole else [as_graph(part, 2, progress=progress) for part in parts]
+        graphs = [graph] if whole else [_of_subset(part, progress) for part in parts]
         if estimator is None:
             fits = [gride.maximum_likelihood(part, n1=1, n2=2) for part in graphs]
         else:
@@ -247,6 +248,12 @@ def _decimated(
         scale = sum(_scale(part, 1) for part in graphs) / len(graphs)
         yield _Step(scale, *_mean(fits), 1, size)
         size //= 2
+
+
+def _of_subset(points: Tensor, progress: bool) -> NeighborGraph:
+    """Return the graph of some of the points; what it could warn of was said of them all."""
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        return as_graph(points, 2, progress=progress)
 
 
 def _mean(fits: list[Any]) -> tuple[float, float]:

@@ -4,21 +4,25 @@
 
 Estimators of dimension are about points that are all different: a repeated row is at distance 0
 of its copy, where log r has no value, and it fakes a second neighbor at the distance of the first.
-So one copy of each row is kept, and how often each was seen is reported beside it.
+So one copy of each row is kept, and how often each was seen is reported beside it. They are about
+continuous data, too: on a lattice many points have both nearest neighbors equally near, which a
+graph knows of itself (`tied`). Both are said where the graph is made, once for all who read it.
 """
 
-import warnings
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from pplvae.neighbors.caller import warn
 from pplvae.neighbors.search import neighbors
 from pplvae.validation import Array, as_points, as_tensor, check_whole
 
 _MOST_ENTRIES = 2**24  # of a graph whose width is not given
 _LEAST_WIDTH = 16  # which it has all the same
+TIE = 1e-9  # of r_2, by which equally near neighbors may differ after rounding
+MOST_TIES = 0.05  # of points with r_1 = r_2; images in 16 gray levels have 0.01 of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,26 @@ class NeighborGraph:
     def num_repeats(self) -> int:
         """How many rows of the table repeat an earlier one."""
         return int(self.multiplicities.sum()) - len(self)
+
+    @property
+    def tied(self) -> float:
+        """The share of the points whose two nearest neighbors are equally near, in [0, 1]."""
+        if self.num_neighbors < 2:
+            return 0.0
+        first, second = self.distances[:, 0], self.distances[:, 1]
+        return (second - first <= TIE * second).double().mean().item()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the data should know, in words: repeats that were dropped, and ties."""
+        said = []
+        if self.num_repeats:
+            number = len(self) + self.num_repeats
+            said.append(f"{self.num_repeats} of {number} points repeat another and were dropped")
+        if self.tied > MOST_TIES:
+            said.append(f"{self.tied:.0%} of the points have both neighbors equally near, as on a "
+                        "lattice: estimators of dimension hold for continuous data")  # fmt: skip
+        return tuple(said)
 
     @property
     def log_ratio(self) -> Tensor:
@@ -104,9 +128,13 @@ def graph(x: Array, num_neighbors: int | None = None, *, progress: bool = True) 
         ValueError: If k is not in [1, number of distinct points − 1], or `x` holds nan or inf.
 
     Warns:
-        UserWarning: If rows repeat; one copy of each is kept.
+        UserWarning: If rows repeat, and one copy of each is kept; if many points have both nearest
+            neighbors equally near; or if `x` looks like a table of distances.
     """
     x = as_points(x, min_points=2)
+    if _is_a_table(x):
+        warn(f"x looks like a table of distances and is read as {len(x)} points in as many "
+             "columns: neighbors.from_distances(x) reads the table")  # fmt: skip
     width = _width(len(x)) if num_neighbors is None else num_neighbors
     found = neighbors(x.double(), width, progress=progress)
     rows = torch.arange(len(x), device=x.device)
@@ -121,26 +149,39 @@ def graph(x: Array, num_neighbors: int | None = None, *, progress: bool = True) 
             raise ValueError(
                 "x must not hold distinct points whose distance is below 1e-154 of the spread"
             )
-    return NeighborGraph(found.distances, found.indices, rows, multiplicities, x)
+    return _said(NeighborGraph(found.distances, found.indices, rows, multiplicities, x))
 
 
-def from_distances(distances: Array, num_neighbors: int | None = None) -> NeighborGraph:
-    """Return the neighbor graph of points of which all distances are known.
+def from_distances(
+    distances: Array, indices: Array | None = None, *, num_neighbors: int | None = None
+) -> NeighborGraph:
+    """Return the neighbor graph of points of which only distances are known.
 
     Args:
-        distances: From each point to each, shape (N, N), symmetric, 0 on the diagonal.
+        distances: From each point to each, shape (N, N), symmetric, 0 on the diagonal; or, with
+            `indices`, to its nearest others, nearest first, shape (N, k), as other packages give
+            them.
+        indices: Which points those others are, shape (N, k), whole numbers in [0, N − 1].
         num_neighbors: How many neighbors k of each point to keep, by default all.
 
     Raises:
         ValueError: If the table is not square, not symmetric, has negative entries or others than
-            0 on the diagonal, or k is not in [1, number of distinct points − 1].
+            0 on the diagonal; if the nearest are not in order, are not as many as their indices,
+            repeat, or hold the point itself or copies of it; or k is not in [1, number of
+            distinct points − 1].
 
     Warns:
-        UserWarning: If points are at distance 0 of others; one of each is kept.
+        UserWarning: If points are at distance 0 of others, and one of each is kept; or if many
+            have both nearest neighbors equally near.
     """
     table = as_tensor(distances, name="distances").double()
+    if indices is not None:
+        found = _of_nearest(table, torch.as_tensor(indices, device=table.device))
+        return _said(found if num_neighbors is None else found.narrowed(num_neighbors))
     if table.dim() != 2 or table.shape[0] != table.shape[1]:
-        raise ValueError(f"distances must have shape (N, N), got {tuple(table.shape)}")
+        raise ValueError(
+            f"distances must have shape (N, N), or come with indices, got {tuple(table.shape)}"
+        )
     if (table < 0).any() or (table.diagonal() != 0).any():
         raise ValueError("distances must be at least 0, and 0 from each point to itself")
     if not torch.allclose(table, table.mT, rtol=1e-6, atol=0.0):
@@ -150,12 +191,50 @@ def from_distances(distances: Array, num_neighbors: int | None = None) -> Neighb
     rows, multiplicities = first.unique(return_counts=True)
     num_neighbors = len(rows) - 1 if num_neighbors is None else num_neighbors
     _check_width(num_neighbors, len(rows))
-    _warn_of_repeats(len(table) - len(rows), len(table))
     table = table[rows][:, rows].fill_diagonal_(torch.inf)
     nearest = table.topk(num_neighbors, largest=False)
     if (nearest.values[:, 0] == 0).any():
         raise ValueError("distances must be 0 from all copies of a point to the same others")
-    return NeighborGraph(nearest.values, nearest.indices, rows, multiplicities, None)
+    return _said(NeighborGraph(nearest.values, nearest.indices, rows, multiplicities, None))
+
+
+def _of_nearest(distances: Tensor, indices: Tensor) -> NeighborGraph:
+    """Return the graph of a table of nearest neighbors, each row of which is as it must be."""
+    if distances.dim() != 2 or indices.shape != distances.shape:
+        shapes = tuple(distances.shape), tuple(indices.shape)
+        raise ValueError(f"distances and indices must share the shape (N, k), got {shapes}")
+    if indices.is_floating_point() or indices.dtype == torch.bool:
+        raise ValueError(f"indices must be whole numbers, got {indices.dtype}")
+    indices, rows = indices.long(), torch.arange(len(indices), device=indices.device)
+    low, high = int(indices.min()), int(indices.max())
+    if low < 0 or high >= len(rows):
+        raise ValueError(f"indices must be in [0, {len(rows) - 1}], got {low} to {high}")
+    own = int((indices == rows.unsqueeze(1)).any(dim=1).sum())
+    if own:
+        raise ValueError(f"indices must not hold a point itself, got {own} that do: drop it")
+    if (indices.sort(dim=1).values.diff(dim=1) == 0).any():
+        raise ValueError("indices must name each neighbor once, got rows that repeat one")
+    if (distances.diff(dim=1) < 0).any():
+        raise ValueError("distances must be nearest first, got rows that are not in order")
+    if (distances <= 0).any():
+        number = int((distances[:, 0] <= 0).sum())
+        raise ValueError(f"distances must be positive, got {number} points at 0 from another: "
+                         "drop repeats before the search")  # fmt: skip
+    return NeighborGraph(distances, indices, rows, torch.ones_like(rows), None)
+
+
+def _is_a_table(x: Tensor) -> bool:
+    """Return whether `x` is the same both ways, 0 on its diagonal and nowhere negative."""
+    if len(x) < 3 or x.shape[0] != x.shape[1] or (x < 0).any():
+        return False
+    room = 1e-3 * x.max()  # for tables made by matrix products in single precision
+    return bool((x.diagonal() <= room).all() and ((x - x.mT).abs() <= room).all())
+
+
+def _said(found: NeighborGraph) -> NeighborGraph:
+    for note in found.notes:
+        warn(note)
+    return found
 
 
 def _width(num_points: int) -> int:
@@ -175,12 +254,4 @@ def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
     earliest = torch.full_like(counts, len(x))
     earliest.scatter_reduce_(0, place, torch.arange(len(x), device=x.device), "amin")
     rows, order = earliest.sort()
-    _warn_of_repeats(len(x) - len(rows), len(x))
     return rows, counts[order]
-
-
-def _warn_of_repeats(num_repeats: int, num_points: int) -> None:
-    if num_repeats:
-        warnings.warn(
-            f"{num_repeats} of {num_points} points repeat another and were dropped", stacklevel=4
-        )

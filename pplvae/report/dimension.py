@@ -27,7 +27,7 @@ def section(study: Study) -> Section:
     heard = [str(w.message) for w in said if issubclass(w.category, UserWarning)]
     notes = dict.fromkeys([*heard, *(found.warnings if found else ())])
     dimension = found.dimension if found else posterior.dimension
-    low, high = found.interval if found else posterior.interval()
+    low, high = (found or posterior).interval()
     study.dimension = min(dimension, float(pca.rank))
     rules = components.rules(pca, seed=study.seed, progress=study.progress)
     return Section(

@@ -5,6 +5,7 @@ import torch
 from scipy.special import polygamma, psi
 from sklearn.neighbors import NearestNeighbors
 
+from pplvae import neighbors
 from pplvae.density import neighbor
 
 
@@ -91,12 +92,43 @@ def test_moves_with_the_units() -> None:
     torch.testing.assert_close(moved, here, rtol=0.0, atol=1e-5)  # 1e8 leaves eight digits
 
 
+def test_a_neighbor_graph_spares_the_search_and_counts_copies_as_observations() -> None:
+    x = torch.randn(200, 3)
+    data = torch.cat([x, x[:40], x[:20], x[:5]])[torch.randperm(265)]
+    with pytest.warns(UserWarning, match="65 of 265 points repeat"):
+        graph = neighbors.graph(data, 12)
+    for k in (4, 7, 12):
+        found = neighbor.log_density(None, graph, k)
+        rows = neighbor.log_density(None, data, k).log_density
+        torch.testing.assert_close(found.log_density, rows[graph.rows], rtol=0, atol=0)
+    narrow = neighbor.log_density(None, graph, 5, dimension=1.7).log_density
+    expected = neighbor.log_density(None, data, 5, dimension=1.7).log_density[graph.rows]
+    torch.testing.assert_close(narrow, expected, rtol=0, atol=0)
+
+
+def test_a_graph_of_distances_alone_needs_a_dimension() -> None:
+    x = torch.randn(40, 2)
+    graph = neighbors.from_distances((x - x.unsqueeze(1)).norm(dim=2))
+    found = neighbor.log_density(None, graph, 3, dimension=2).log_density
+    torch.testing.assert_close(found, neighbor.log_density(None, x, 3).log_density)
+    with pytest.raises(ValueError, match="dimension must be given where only distances are known"):
+        neighbor.log_density(None, graph, 3)
+    with pytest.raises(ValueError, match="x must be None where data is a neighbor graph"):
+        neighbor.log_density(x, graph, 3)
+    with pytest.raises(ValueError, match=r"in \[1, 39\] for a graph of 39 neighbors, got 40"):
+        neighbor.log_density(None, graph, 40, dimension=2)
+
+
 def test_refuses_copies_that_leave_no_ball() -> None:
     data = torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0])
     message = "more than the copies of a point in data, got 2, at distance 0 from 3 points"
     with pytest.raises(ValueError, match=message):
         neighbor.log_density(None, data, 2)
     assert neighbor.log_density(None, data, 3).density.isfinite().all()
+    with pytest.warns(UserWarning, match="2 of 5"):
+        graph = neighbors.graph(data + 0.1 * data.square(), 2)
+    with pytest.raises(ValueError, match="got 2, at distance 0 from 1 points"):
+        neighbor.log_density(None, graph, 2)
 
 
 def test_refuses() -> None:

@@ -98,7 +98,7 @@ def test_the_table_that_ships_is_whole() -> None:
 def test_the_table_agrees_with_fresh_draws_between_its_points(
     num_points: int, dimension: int
 ) -> None:
-    table, num_draws = balls.table(), 40
+    table, num_draws = balls.table(), 25
     draws = [
         danco.statistics(graph(balls.draw(num_points, dimension, 10_000 + i), 11))
         for i in range(num_draws)

@@ -84,7 +84,7 @@ def test_any_estimator_is_drawn_for_once() -> None:
 
     curve = calibration.curve(3000, counted, max_dimension=3, progress=False)
     num_calls = len(calls)
-    again = calibration.curve(3000, counted, max_dimension=3, progress=False)
+    again = calibration.curve(3000, counted, max_dimension=3, progress=True)
     assert len(calls) == num_calls
     assert curve.name == "counted"
     # 15,000 points at each d, whose mean has a standard error of 1.1 %.

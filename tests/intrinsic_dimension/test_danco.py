@@ -163,13 +163,17 @@ def test_other_numbers_of_neighbors_are_drawn_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = points("ball", 300, dimension=5)
+    monkeypatch.setattr(balls, "_ENOUGH_POINTS", 3000)
     first = danco.estimate(x, 7, cache=tmp_path)
     assert first.integer == 5
     monkeypatch.setattr(balls, "simulate", None)
     assert danco.estimate(x, 7, cache=tmp_path).dimension == first.dimension
 
 
-def test_fewer_points_than_the_table_has_are_drawn_as_well() -> None:
+def test_fewer_points_than_the_table_has_are_drawn_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(balls, "_MOST_DRAWS", 20)
     x = points("ball", 20, dimension=2)
     assert danco.estimate(x, cache=False, progress=False).num_points == 20
 
@@ -193,7 +197,10 @@ def test_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="angles need coordinates, got distances alone"):
         danco.estimate(from_distances((x - x.unsqueeze(1)).norm(dim=2)))
     corners = torch.eye(13)
-    with pytest.raises(ValueError, match="must not have all its neighbors at one distance"):
+    with (
+        pytest.warns(UserWarning, match="as on a lattice"),
+        pytest.raises(ValueError, match="must not have all its neighbors at one distance"),
+    ):
         danco.estimate(corners)
 
 

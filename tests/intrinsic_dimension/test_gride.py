@@ -10,6 +10,7 @@ from scipy.special import digamma, gammainc, polygamma
 from torch import Tensor
 
 from pplvae import neighbors
+from pplvae.data import manifolds
 from pplvae.infer import importance
 from pplvae.intrinsic_dimension import dependence, gride, ratio_law, twonn
 from pplvae.intrinsic_dimension.gride import Gride
@@ -175,7 +176,7 @@ def test_with_the_first_two_neighbors_it_is_twonn(x: Tensor) -> None:
         theirs = twonn.maximum_likelihood(x, unbiased=unbiased)
         assert ours.dimension == pytest.approx(theirs.dimension, rel=1e-12)
         assert ours.inflation == pytest.approx(theirs.inflation, rel=1e-9)
-        assert ours.interval == pytest.approx(theirs.interval, rel=1e-8)
+        assert ours.interval() == pytest.approx(theirs.interval(), rel=1e-8)
 
 
 @pytest.mark.parametrize("dimension", [1e-3, 1.0, 1e7])
@@ -199,19 +200,24 @@ def test_ties_are_no_obstacle() -> None:
 
 def test_the_interval_covers_as_often_as_it_says_only_because_sharing_is_counted() -> None:
     covered = dict.fromkeys([(2, True), (2, False), (16, True), (16, False)], 0)
-    repeats = 150
+    repeats = 100
     for seed in range(repeats):
         graph = flat_torus(500, 2, 32, seed)
         for n1, shared in covered:
             fit = gride.maximum_likelihood(
                 graph, n1=n1, n2=2 * n1, inflation=None if shared else 1.0
             )
-            covered[n1, shared] += fit.interval[0] < 2.0 < fit.interval[1]
-    # The count's standard deviation is 0.018 at 0.95; the plain intervals are known to hold the
+            low, high = fit.interval()
+            covered[n1, shared] += low < 2.0 < high
+    # The count's standard deviation is 0.022 at 0.95; the plain intervals are known to hold the
     # truth in 0.82 to 0.86 of all data sets.
     for n1 in (2, 16):
-        assert covered[n1, True] / repeats > 0.95 - 3 * 0.018
-        assert covered[n1, False] / repeats < 0.95 - 2 * 0.018
+        assert covered[n1, True] / repeats > 0.95 - 3 * 0.022
+        assert covered[n1, False] / repeats < 0.95 - 2 * 0.022
+
+
+def share(one: set[int], other: set[int]) -> float:
+    return len(one & other) / math.sqrt(len(one) * len(other))
 
 
 def test_the_smooth_inflation_is_the_sum_over_pairs() -> None:
@@ -220,15 +226,48 @@ def test_the_smooth_inflation_is_the_sum_over_pairs() -> None:
     scores, sizes = torch.randn(30).cumsum(0), torch.randint(1, 7, (30,))
     sets = [{i, *indices[i, : sizes[i]].tolist()} for i in range(30)]
     z = scores - scores.mean()
-    total = sum(
-        z[i] * z[j] * len(sets[i] & sets[j]) / math.sqrt(len(sets[i]) * len(sets[j]))
-        for i in range(30)
-        for j in range(30)
-    )
-    expected = max(1.0, float(total / z.square().sum()))
-    assert expected > 1
+    total = sum(z[i] * z[j] * share(sets[i], sets[j]) for i in range(30) for j in range(30))
+    left = 1 - sum(share(one, other) for one in sets for other in sets) / 30**2
+    expected = float(total / z.square().sum()) / left
+    assert expected > 1 > left > 0.5
     assert dependence.smooth_inflation(scores, indices, sizes) == pytest.approx(expected)
     assert dependence.smooth_inflation(torch.ones(30), indices, 6) == 1.0
+
+
+def test_the_smooth_inflation_is_right_where_neighborhoods_are_a_large_part_of_the_data() -> None:
+    # Points on a circle read 16 of the 63 others: each point's log μ but for the others' mean.
+    estimates, claimed = [], []
+    for seed in range(400):
+        fit = gride.maximum_likelihood(flat_torus(64, 1, 16, seed), n1=8, n2=16)
+        estimates.append(fit.dimension)
+        claimed.append(fit.standard_error)
+    # The spread of 400 values is known to 3.5 %; without the factor 1 / (1 − m / N) the claim is
+    # 13 % less.
+    assert np.mean(claimed) / np.std(estimates) == pytest.approx(1.0, abs=0.11)
+
+
+@pytest.mark.parametrize("n1", [1, 2, 4, 8])
+def test_calibrated_answers_are_right_on_average(n1: int) -> None:
+    fits = []
+    for seed in range(12):
+        x = manifolds.sample("ball", 300, dimension=7, seed=seed).x
+        fits.append(gride.maximum_likelihood(x, n1=n1, n2=2 * n1, calibrated=True))
+    found = torch.tensor([fit.dimension for fit in fits])
+    # The table's own error is up to 0.5 %.
+    assert found.mean().item() == pytest.approx(7, abs=4 * found.std().item() / 12**0.5 + 0.035)
+    plain = gride.maximum_likelihood(x, n1=n1, n2=2 * n1)
+    assert plain.dimension < 0.97 * fits[-1].dimension
+    low, high = fits[-1].interval()
+    assert low < fits[-1].dimension < high
+    assert fits[-1].standard_error == pytest.approx((high - low) / 3.92, rel=0.1)
+
+
+def test_points_given_as_ratios_are_noticed_whatever_the_ranks() -> None:
+    for n1, n2 in ((1, 2), (4, 8)):
+        with pytest.warns(UserWarning, match="the smallest of 500 ratios is 3"):
+            gride.maximum_likelihood(3 + 0.1 * torch.rand(500), n1=n1, n2=n2)
+    for n1, n2 in ((1, 2), (16, 32), (64, 128)):  # none of these is near 1; warnings are errors
+        gride.maximum_likelihood(Gride(0.5, n1, n2).sample(torch.Size([300])), n1=n1, n2=n2)
 
 
 def test_the_posterior_is_twonn_s_where_that_is_exact(x: Tensor) -> None:
@@ -262,18 +301,18 @@ def test_the_posterior_is_prior_times_likelihood_by_quadrature() -> None:
 
 def test_importance_sampling_of_the_model_finds_the_same_posterior() -> None:
     ratios = Gride(3.0, 2, 4).sample(torch.Size([60]))
-    drawn = importance.fit(gride.model, ratios, 2, 4, 1.5, num_draws=4000, seed=0, pointwise=False)
+    drawn = importance.fit(gride.model, ratios, 2, 4, 1.5, num_draws=1000, seed=0, pointwise=False)
     found = gride.posterior(ratios, n1=2, n2=4, inflation=1.5)
-    # Four draws of the proposal for each kept leave the evidence known to about 0.01.
-    assert drawn.log_evidence == pytest.approx(found.log_evidence, abs=0.03)
+    # Four draws of the proposal for each kept leave the evidence known to about 0.02.
+    assert drawn.log_evidence == pytest.approx(found.log_evidence, abs=0.06)
     mean = drawn.draws["dimension"].mean()
-    assert mean == pytest.approx(found.dimension, abs=4 * found.standard_error / math.sqrt(3000))
+    assert mean == pytest.approx(found.dimension, abs=4 * found.standard_error / math.sqrt(750))
 
 
 def test_the_posterior_is_calibrated() -> None:
     prior = torch.distributions.Gamma(torch.tensor(4.0), torch.tensor(1.0))
     ranks = []
-    for d in prior.sample((200,)).tolist():
+    for d in prior.sample((120,)).tolist():
         ratios = Gride(d, 2, 4).sample(torch.Size([8]))
         found = gride.posterior(ratios, n1=2, n2=4, concentration=4.0, rate=1.0)
         ranks.append(float(np.interp(math.log(d), found.log_dimensions, found.probs)))
@@ -320,6 +359,8 @@ def test_refuses_impossible_ranks_and_ratios(x: Tensor) -> None:
         gride.maximum_likelihood(neighbors.graph(x, 3), n1=2, n2=4)
     with pytest.raises(ValueError, match=r"inflation must be at least 1\.0, got 0\.5"):
         gride.maximum_likelihood(x, inflation=0.5)
+    with pytest.raises(ValueError, match="n1 must be 1, 2, 4 or 8 and n2 twice as much"):
+        gride.maximum_likelihood(x, n1=2, n2=5, calibrated=True)
     with pytest.raises(ValueError, match=r"prob must be in \(0, 1\), got 95"):
         gride.posterior(x).interval(95)
     with pytest.raises(ValueError, match=r"probs must be in \(0, 1\)"):

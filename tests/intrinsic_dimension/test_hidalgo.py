@@ -28,7 +28,9 @@ def far_apart(num_points: int, dims: tuple[int, ...], seed: int) -> tuple[Neighb
     """Flat tori of these dimensions, at a distance of 100 from each other."""
     parts = [rand(num_points, d, seed=1000 * d + seed) for d in dims]
     blocks = [torus_distances(part) - 100.0 for part in parts]
-    return from_distances(torch.block_diag(*blocks) + 100.0, 6), labels(num_points, dims)
+    return from_distances(torch.block_diag(*blocks) + 100.0, num_neighbors=6), labels(
+        num_points, dims
+    )
 
 
 def joined(num_points: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -260,14 +262,14 @@ def test_the_intervals_cover_where_parts_lie_apart() -> None:
 def test_the_independent_error_counts_the_doubt_about_the_labels() -> None:
     dims = torch.tensor([1.0, 20.0]).repeat_interleave(100)
     ends = []
-    for seed in range(40):
+    for seed in range(24):
         torch.manual_seed(seed)
         ratios = torch.distributions.Pareto(torch.ones(200), dims).sample()
         found = hidalgo.fit(as_ratios(ratios), 2, num_coherent=0, progress=False)
         claimed = found.standard_errors / found.inflations.sqrt() / found.dimensions
         ends.append(torch.cat([found.dimensions.log(), claimed]))
     values = torch.stack(ends)
-    # The spread over 40 draws is known to 1/√80 = 11 %: three of that.
+    # The spread over 24 draws is known to 1/√48 = 14 %: two and a half of that.
     torch.testing.assert_close(values[:, 2:].mean(0), values[:, :2].std(0), rtol=0.35, atol=0)
     # Labels known, it would be 1/√100.
     assert (values[:, 2:].mean(0) > 1.08 / math.sqrt(100)).all()
@@ -297,17 +299,33 @@ def test_em_ends_at_the_mode_of_the_model(
         torch.testing.assert_close(value, mode.draws[name].flatten(), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("method", ["svi", "nuts"])
-def test_draws_of_the_posterior_agree_with_em(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "settings", "known_to"),
+    [
+        ("svi", {"num_steps": 120}, 0.1),
+        ("nuts", {"num_draws": 40, "warmup_steps": 20, "num_chains": 1}, 0.16),
+        pytest.param(
+            "nuts",
+            {"num_draws": 150, "warmup_steps": 60, "num_chains": 1},
+            0.08,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_draws_of_the_posterior_agree_with_em(
+    method: str, settings: dict[str, int], known_to: float
+) -> None:
     x, truth = joined(120, seed=3)
-    settings = {"nuts": {"num_draws": 150, "warmup_steps": 60, "num_chains": 1}}
     point = hidalgo.fit(x, 2, progress=False)
-    found = hidalgo.fit(x, 2, method=method, seed=0, progress=False, **settings.get(method, {}))
-    # A mean of 150 draws is known to 0.08 sd;
-    # skewness moves the mean from the mode of log d by 1/(2 √N_k) = 0.05 sd.
+    found = hidalgo.fit(x, 2, method=method, seed=0, progress=False, **settings)
+    # A mean of 150 draws is known to 0.08 sd, of 40 to 0.16 sd, four of which are allowed;
+    # skewness moves the mean from the mode of log d by 1/(2 √N_k) = 0.05 sd. A standard deviation
+    # is known to 0.7 of that, three of which are.
     independent = point.standard_errors / point.inflations.sqrt()
-    assert ((found.dimensions - point.dimensions).abs() < 0.42 * independent).all()
-    torch.testing.assert_close(found.standard_errors, point.standard_errors, rtol=0.25, atol=0)
+    most = (4 * known_to + 0.05) * independent
+    assert ((found.dimensions - point.dimensions).abs() < most).all()
+    spread = found.standard_errors / point.standard_errors
+    torch.testing.assert_close(spread, torch.ones(2), rtol=0, atol=max(0.25, 2.1 * known_to))
     torch.testing.assert_close(found.probabilities, point.probabilities, rtol=0, atol=0.1)
     assert accuracy(found, truth) == pytest.approx(accuracy(point, truth), abs=0.02)
     assert found.posterior.draws["dimensions"].shape[2:] == (2,)
@@ -364,7 +382,7 @@ def test_bare_pyro_samples_the_model() -> None:
 
 
 def test_zeta_can_be_learned() -> None:
-    x, _ = joined(100, seed=3)
+    x, _ = joined(80, seed=3)
     neighborhood = hidalgo.fit(x, 2, progress=False).neighborhood
 
     def model(ratios: Tensor) -> None:
@@ -372,7 +390,7 @@ def test_zeta_can_be_learned() -> None:
 
     ratios = graph(x, 2).log_ratio.exp()
     found = infer.svi.fit(
-        model, ratios, num_steps=100, num_particles=2, pointwise=False, seed=0, progress=False
+        model, ratios, num_steps=40, num_particles=2, pointwise=False, seed=0, progress=False
     )
     zeta = found.draws["zeta"].flatten()
     assert zeta.min() > 0.5
@@ -431,7 +449,10 @@ def test_refuses_impossible_settings() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             hidalgo.fit(x, **{"progress": False, **settings})
-    with pytest.raises(ValueError, match="x must have a ratio above 1, got 100 with r1 = r2"):
+    with (
+        pytest.warns(UserWarning, match="as on a lattice"),
+        pytest.raises(ValueError, match="x must have a ratio above 1, got 100 with r1 = r2"),
+    ):
         hidalgo.fit(lattice(), progress=False)
     with pytest.raises(ValueError, match=r"prob must be in \(0, 1\), got 95"):
         hidalgo.fit(x, progress=False).intervals(95)

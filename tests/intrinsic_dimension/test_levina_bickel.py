@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from scipy.spatial import KDTree
 from scipy.special import gammainc
 from torch import Tensor
 
 from pplvae import neighbors
-from pplvae.intrinsic_dimension import gride, levina_bickel, mind
+from pplvae.data import manifolds
+from pplvae.intrinsic_dimension import gride, levina_bickel, mind, twonn
 from pplvae.neighbors import NeighborGraph
 
 
@@ -33,11 +35,11 @@ def ideal(num_points: int, num_neighbors: int, dimension: float | Tensor) -> Nei
     )
 
 
-def flat_torus(num_points: int, dimension: int) -> Tensor:
-    """All distances between points of a square with its opposite sides glued."""
-    u = torch.rand(num_points, dimension)
-    apart = (u.unsqueeze(1) - u).abs()
-    return torch.minimum(apart, 1 - apart).norm(dim=2)
+def flat_torus(num_points: int, dimension: int) -> NeighborGraph:
+    """The ten nearest neighbors of points of a square with its opposite sides glued."""
+    u = torch.rand(num_points, dimension).numpy()
+    distances, indices = KDTree(u, boxsize=1.0).query(u, 11)
+    return neighbors.from_distances(distances[:, 1:], indices[:, 1:])
 
 
 def totals(graph: NeighborGraph) -> Tensor:
@@ -140,7 +142,7 @@ def test_the_posterior_of_two_neighbors_is_twonn_s(x: Tensor) -> None:
 def test_the_posterior_is_as_wide_as_neighbors_that_are_shared_make_it(dimension: int) -> None:
     covered, counted, repeats = 0, 0, 150
     for _ in range(repeats):
-        graph = neighbors.from_distances(flat_torus(300, dimension), 10)
+        graph = flat_torus(300, dimension)
         low, high = levina_bickel.posterior(graph).interval(0.9)
         covered += low < dimension < high
         low, high = levina_bickel.posterior(graph, inflation=1.0).interval(0.9)
@@ -184,7 +186,7 @@ def test_the_local_posteriors_are_calibrated() -> None:
 def test_smooth_posteriors_are_narrower_and_hold_the_truth_as_often(dimension: int) -> None:
     held, widths = {False: [], True: []}, {}
     for _ in range(15):
-        graph = neighbors.from_distances(flat_torus(400, dimension), 10)
+        graph = flat_torus(400, dimension)
         for smooth in (False, True):
             low, high = levina_bickel.pointwise(graph, smooth=smooth).interval()
             held[smooth].append(((low < dimension) & (dimension < high)).double().mean())
@@ -291,6 +293,29 @@ def test_refuses_what_it_cannot_use(x: Tensor) -> None:
         levina_bickel.pointwise(x).interval(95)
     with pytest.raises(ValueError, match="x must be finite, got 3 nan or inf"):
         levina_bickel.estimate(torch.cat([x, torch.full((1, 3), math.nan)]))
+
+
+def test_calibrated_answers_are_right_on_average(x: Tensor) -> None:
+    found = []
+    for seed in range(12):
+        ball = manifolds.sample("ball", 300, dimension=7, seed=seed).x
+        found.append(levina_bickel.estimate(ball, calibrated=True))
+    values = torch.tensor([fit.dimension for fit in found])
+    # The table's own error is up to 0.5 %.
+    assert values.mean().item() == pytest.approx(7, abs=4 * values.std().item() / 12**0.5 + 0.035)
+    plain = levina_bickel.estimate(ball)
+    assert plain.dimension < 0.95 * found[-1].dimension
+    assert found[-1].standard_error > plain.standard_error
+    torch.testing.assert_close(found[-1].local, plain.local)
+    for settings in ({"num_neighbors": 5}, {"pool": "arithmetic"}, {"unbiased": True}):
+        with pytest.raises(ValueError, match="calibrated must be of the harmonic mean of 10 nei"):
+            levina_bickel.estimate(x, calibrated=True, **settings)
+
+
+def test_shared_neighbors_count_as_for_twonn_where_it_is_twonn(x: Tensor) -> None:
+    graph = neighbors.graph(x, 10)
+    ours = levina_bickel.posterior(graph, 2).inflation
+    assert ours == pytest.approx(twonn.posterior(graph).inflation)
 
 
 def test_prints_its_answer_first(x: Tensor) -> None:

@@ -31,37 +31,56 @@ def x() -> Tensor:
     return torch.randn(400, 3)
 
 
-@pytest.fixture(scope="module")
-def noisy_plane() -> NeighborGraph:
+NOISY = [10.713, 8.267, 6.24, 4.381, 3.172, 2.532, 2.195, 2.001, 1.876, 1.770]
+
+
+def noisy_square() -> np.ndarray:
     """A square in 20 dimensions, with noise in all of them: 2 at all but the smallest scales."""
     random = np.random.RandomState(0)
     square = np.hstack([random.rand(5000, 2), np.zeros((5000, 18))])
-    return neighbors.graph(square + 0.005 * random.standard_normal((5000, 20)), progress=False)
+    return square + 0.005 * random.standard_normal((5000, 20))
 
 
-def test_reproduces_the_noisy_plane_of_others(noisy_plane: NeighborGraph) -> None:
+@pytest.fixture(scope="module")
+def noisy_plane() -> NeighborGraph:
+    """The square's near neighbors, which take a tenth of the time of all that could be asked."""
+    return neighbors.graph(noisy_square(), 128, progress=False)
+
+
+def test_reproduces_the_noisy_plane_of_others_and_finds_no_plateau_where_it_falls(
+    noisy_plane: NeighborGraph,
+) -> None:
     found = scales.profile(noisy_plane)
-    expected = [10.713, 8.267, 6.24, 4.381, 3.172, 2.532, 2.195, 2.001, 1.876, 1.770]
-    np.testing.assert_allclose(found.dimensions, expected, atol=6e-4)
-    assert found.neighbors.tolist() == [2**j for j in range(10)]
-
-
-def test_a_curve_that_falls_all_the_way_has_no_plateau(noisy_plane: NeighborGraph) -> None:
-    found = scales.profile(noisy_plane)
+    np.testing.assert_allclose(found.dimensions, NOISY[:7], atol=6e-4)
+    assert found.neighbors.tolist() == [2**j for j in range(7)]
     assert found.plateau is None
     assert found.plateaus == ()
     assert math.isnan(found.dimension)
     assert math.isnan(found.standard_error)
-    assert repr(found) == "Profile(gride, 10 scales: no plateau)"
+    assert repr(found) == "Profile(gride, 7 scales: no plateau)"
 
 
-def test_the_adaptive_scale_is_right_under_noise(noisy_plane: NeighborGraph) -> None:
-    found = scales.adaptive(noisy_plane)
+@pytest.mark.slow
+def test_the_adaptive_scale_is_right_under_noise() -> None:
+    graph = neighbors.graph(noisy_square(), progress=False)
+    np.testing.assert_allclose(scales.profile(graph).dimensions, NOISY, atol=6e-4)
+    found = scales.adaptive(graph)
     assert found.dimension == pytest.approx(2.08, abs=0.005)
     assert found.converged
     assert len(found.trace) < 8
-    counted = scales.adaptive(noisy_plane, estimator="binomial")
+    counted = scales.adaptive(graph, estimator="binomial")
     assert 2.0 < counted.dimension < 2.2
+
+
+def test_the_adaptive_scale_looks_beyond_noise() -> None:
+    # Fewer points are farther apart: the edges of the square take up to a tenth.
+    graph = neighbors.graph(noisy_square()[:1500], progress=False)
+    assert gride.maximum_likelihood(graph).dimension > 6
+    for estimator in ("gride", "binomial"):
+        found = scales.adaptive(graph, estimator=estimator)
+        assert found.dimension == pytest.approx(2.0, abs=0.2)
+        assert found.converged
+        assert len(found.trace) < 8
 
 
 def test_a_narrow_graph_is_said_to_bound_the_adaptive_scale(noisy_plane: NeighborGraph) -> None:
@@ -218,6 +237,13 @@ def test_repeated_points_are_dropped_once(x: Tensor) -> None:
     assert found.sizes[0] == 400
 
 
+def test_ties_are_said_once() -> None:
+    places = 3 * torch.randint(0, 40, (500, 2)).unique(dim=0).double()
+    with pytest.warns(UserWarning, match="as on a lattice") as caught:
+        scales.profile(places + 0.5 * torch.rand(1), "decimation", seed=0)
+    assert len(caught) == 1
+
+
 def test_few_points_have_few_scales() -> None:
     found = scales.profile(torch.randn(9, 2))
     assert found.neighbors.tolist() == [1]
@@ -242,7 +268,7 @@ def slow_constant_neighbors(graph: NeighborGraph, d: float, most: float) -> list
 
 
 def test_k_star_is_the_last_that_passes_the_likelihood_ratio_test() -> None:
-    graph = neighbors.graph(torch.randn(150, 2), 60)
+    graph = neighbors.graph(torch.randn(90, 2), 60)
     for significance in (1e-6, 1e-2):
         most = stats.chi2(1).isf(significance)
         found = constant_neighbors(graph, 1.9, significance=significance)
@@ -272,10 +298,10 @@ def test_the_adaptive_scale_on_even_density_takes_all_it_gets() -> None:
 
 
 def test_the_adaptive_error_is_not_below_the_spread() -> None:
-    fits = [scales.adaptive(torch.randn(300, 2), num_neighbors=32) for _ in range(30)]
+    fits = [scales.adaptive(torch.randn(300, 2), num_neighbors=32) for _ in range(20)]
     spread = torch.tensor([fit.dimension for fit in fits]).std().item()
     claimed = np.mean([fit.standard_error for fit in fits])
-    # A standard deviation of 30 draws is known to 13 %. The claim errs high, by up to two.
+    # A standard deviation of 20 draws is known to 16 %. The claim errs high, by up to two.
     assert 0.75 * spread < claimed < 2.5 * spread
 
 
@@ -300,14 +326,14 @@ def test_the_optimal_ratio_has_the_least_variance() -> None:
 
 
 def test_the_counts_give_the_dimension_with_the_error_they_claim() -> None:
-    fits = [binomial.estimate(flat_torus(500, 3, 10, seed), 10) for seed in range(100)]
+    fits = [binomial.estimate(flat_torus(500, 3, 10, seed), 10) for seed in range(64)]
     found = torch.tensor([fit.dimension for fit in fits])
     spread, claimed = found.std(), np.mean([fit.standard_error for fit in fits])
-    # The bias is of the order d / (N p k) = 0.003; a spread of 100 draws is known to 7 %.
-    assert found.mean() == pytest.approx(3.0, abs=4 * spread.item() / 10)
+    # The bias is of the order d / (N p k) = 0.003; a spread of 64 draws is known to 9 %.
+    assert found.mean() == pytest.approx(3.0, abs=4 * spread.item() / 8)
     assert claimed == pytest.approx(spread.item(), rel=0.3)
     covered = sum(fit.interval()[0] < 3.0 < fit.interval()[1] for fit in fits)
-    assert covered >= 88  # the standard deviation is 2.2
+    assert covered >= 55  # of 64; the standard deviation is 1.7
     plain = np.mean(
         [binomial.estimate(flat_torus(500, 3, 10, 0), 10, inflation=1.0).standard_error]
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pplvae import neighbors
 from pplvae.infer import exact
-from pplvae.intrinsic_dimension import twonn
+from pplvae.intrinsic_dimension import calibration, twonn
 
 
 def ball(num_points: int, dim: int, seed: int) -> np.ndarray:
@@ -239,10 +239,42 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     repeats, prob = 1500, 0.9
     covered = 0
     for ratios in pareto(5.0, repeats, 20).unbind():
-        low, high = twonn.maximum_likelihood(ratios, prob=prob).interval
+        low, high = twonn.maximum_likelihood(ratios).interval(prob)
         covered += low < 5.0 < high
     # The interval is exact, so the count is binomial: four of its standard deviations.
     assert covered / repeats == pytest.approx(prob, abs=4 * math.sqrt(prob * 0.1 / repeats))
+
+
+def test_a_calibrated_answer_has_no_bias_to_remove_but_the_balls() -> None:
+    x = torch.randn(400, 8)
+    for discard in (0.0, 0.1):
+        plain, unbiased = (
+            twonn.maximum_likelihood(x, unbiased=flag, discard=discard, calibrated=True)
+            for flag in (False, True)
+        )
+        assert unbiased.dimension == pytest.approx(plain.dimension, rel=1e-12)
+        assert unbiased.interval() == plain.interval()
+        assert plain.interval()[0] < plain.dimension < plain.interval()[1]
+        uncalibrated = twonn.maximum_likelihood(x, discard=discard)
+        curve = calibration.curve(400, "twonn_censored" if discard else "twonn")
+        assert plain.dimension == pytest.approx(curve.invert(uncalibrated.dimension))
+        ends = [curve.invert(end) for end in uncalibrated.interval(0.8)]
+        assert plain.interval(0.8) == pytest.approx(ends)
+
+
+def test_points_on_a_line_given_as_ratios_are_noticed() -> None:
+    positions = torch.rand(1000) + 5
+    for estimate in (twonn.linear_fit, twonn.maximum_likelihood, twonn.posterior):
+        with pytest.warns(
+            UserWarning, match=r"the smallest of 1000 ratios is 5, where the law has"
+        ):
+            estimate(positions)
+
+
+@pytest.mark.parametrize("dimension", [0.1, 1.0, 50.0])
+def test_ratios_by_the_law_are_not_taken_for_points(dimension: float) -> None:
+    for size in (3, 30, 3000):  # warnings are errors
+        twonn.maximum_likelihood(pareto(dimension, size))
 
 
 def test_the_posterior_is_prior_times_likelihood_by_quadrature() -> None:
@@ -273,7 +305,7 @@ def test_the_posterior_is_calibrated() -> None:
     ranks = []
     for dimension in prior.sample((1000,)).tolist():
         found = twonn.posterior(pareto(dimension, 8), 4.0, 1.0)
-        ranks.append(stats.gamma(found.concentration, scale=1 / found.rate).cdf(dimension))
+        ranks.append(gammainc(found.concentration, dimension * found.rate))
     assert stats.kstest(ranks, "uniform").pvalue > 1e-4
 
 
@@ -281,7 +313,7 @@ def test_the_flat_prior_gives_the_maximum_likelihood_as_mean_and_no_evidence() -
     ratios = pareto(3.0, 50)
     found = twonn.posterior(ratios, 0.0, 0.0)
     assert found.dimension == pytest.approx(twonn.maximum_likelihood(ratios).dimension)
-    assert found.interval() == pytest.approx(twonn.maximum_likelihood(ratios).interval)
+    assert found.interval() == pytest.approx(twonn.maximum_likelihood(ratios).interval())
     assert math.isnan(found.log_evidence)
 
 
@@ -323,10 +355,7 @@ def test_refuses_ratios_below_one() -> None:
 def test_refuses_too_few() -> None:
     with pytest.raises(ValueError, match=r"num_neighbors must be in \[1, 1\] for 2 points, got 2"):
         twonn.distance_ratios(torch.randn(2, 3))
-    with (
-        pytest.warns(UserWarning, match="repeat"),
-        pytest.raises(ValueError, match="for 2 distinct points, got 2"),
-    ):
+    with pytest.raises(ValueError, match="for 2 distinct points, got 2"):
         twonn.distance_ratios(torch.tensor([[0.0], [0.0], [1.0], [1.0]]))
     with pytest.raises(ValueError, match="ratios must hold at least 3 numbers, got 2"):
         twonn.maximum_likelihood(torch.tensor([1.5, 2.0]))
@@ -339,9 +368,15 @@ def test_refuses_impossible_settings() -> None:
     with pytest.raises(ValueError, match=r"discard must be in \(0, 1\), got 1"):
         twonn.linear_fit(ratios, discard=1.0)
     with pytest.raises(ValueError, match=r"prob must be in \(0, 1\), got 95"):
-        twonn.maximum_likelihood(ratios, prob=95)
+        twonn.maximum_likelihood(ratios).interval(95)
     with pytest.raises(ValueError, match=r"prob must be in \(0, 1\), got 95"):
         twonn.posterior(ratios).interval(95)
+    with pytest.raises(
+        ValueError, match=r"discard must be 0 or 0\.1 for a calibrated answer, got"
+    ):
+        twonn.maximum_likelihood(pareto(3.0, 50), discard=0.2, calibrated=True)
+    with pytest.raises(ValueError, match=r"discard must be 0\.1 for a calibrated line, got 0\.2"):
+        twonn.linear_fit(pareto(3.0, 50), discard=0.2, calibrated=True)
     with pytest.raises(ValueError, match=r"concentration must be at least 0\.0, got -1"):
         twonn.posterior(ratios, -1.0)
     with pytest.raises(ValueError, match=r"x must be finite, got 1 nan or inf"):

@@ -274,7 +274,7 @@ class TestLocal:
         with pytest.raises(ValueError, match="points must have at least 2 columns, got 1"):
             plots.local_dimension(torch.rand(10, 1), torch.ones(10))
         x = torch.rand(10, 2)
-        bare = from_distances(torch.cdist(x, x), 3)
+        bare = from_distances(torch.cdist(x, x), num_neighbors=3)
         with pytest.raises(ValueError, match="points must have coordinates, got distances alone"):
             plots.local_dimension(bare, torch.ones(10))
 

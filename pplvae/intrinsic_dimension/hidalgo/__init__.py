@@ -25,7 +25,8 @@ graph has no cycle. It gives each point's part, log p(μ | d) and thereby the nu
 
 Reference:
     Allegra, Facco, Denti, Laio & Mira (2020), Data segmentation based on the local intrinsic
-    dimension, https://doi.org/10.1038/s41598-020-72222-0
+    dimension, https://doi.org/10.1038/s41598-020-72222-0. Their law is sampled by Gibbs steps in
+    aeon (`HidalgoSegmenter`) and in R's intRinsic.
 """
 
 from pplvae.intrinsic_dimension.hidalgo.coherence import Neighborhood

@@ -98,7 +98,7 @@ def fit(
     return _said(graph, posterior, climb, neighborhood, method=method, zeta=zeta, prior=prior)
 
 
-def select(x: Data, most_parts: int = 4, **settings: Any) -> Selection:
+def select(x: Data, most_parts: int = 4, *, progress: bool = True, **settings: Any) -> Selection:
     """Return how many parts the data have, by EM.
 
     The score of K parts is the log likelihood less BIC's toll, with f the factor by which shared
@@ -114,14 +114,16 @@ def select(x: Data, most_parts: int = 4, **settings: Any) -> Selection:
     Args:
         x: Points, shape (N, D), or a neighbor graph.
         most_parts: The most parts to try.
+        progress: Whether to show progress bars.
         settings: More for `fit`, but its `method`.
 
     Raises:
         ValueError: As `fit`.
     """
     check_whole("most_parts", most_parts, 1)
-    graph = as_graph(x, max(NEAREST, settings.get("num_coherent", NEAREST)))
-    fits = [fit(graph, k, **settings) for k in range(1, most_parts + 1)]
+    width = max(NEAREST, settings.get("num_coherent", NEAREST))
+    graph = as_graph(x, width, progress=progress)
+    fits = [fit(graph, k, progress=progress, **settings) for k in range(1, most_parts + 1)]
     inflation = fits[0].inflations[0].item()
     toll = 0.5 * math.log(len(graph) / inflation)
     scores = [f.log_likelihood / inflation - _num_parameters(f) * toll for f in fits]

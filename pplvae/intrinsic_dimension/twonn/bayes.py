@@ -1,0 +1,91 @@
+"""TwoNN's exact posterior: the Gamma prior is conjugate to the Pareto law."""
+
+import math
+from typing import Literal, overload
+
+import pyro.distributions as dist
+
+from pplvae.infer import exact
+from pplvae.intrinsic_dimension import calibration, dependence
+from pplvae.intrinsic_dimension.gamma import CalibratedPosterior, GammaPosterior
+from pplvae.intrinsic_dimension.ratio_law import logs_and_graph
+from pplvae.intrinsic_dimension.twonn.pareto import model
+from pplvae.neighbors import Data
+from pplvae.validation import Array, as_vector, check_in_range, check_positive
+
+
+@overload
+def posterior(
+    x: Data,
+    concentration: float = 1.0,
+    rate: float = 0.01,
+    *,
+    inflation: float | None = None,
+    calibrated: Literal[False] = False,
+    progress: bool = True,
+) -> GammaPosterior: ...
+@overload
+def posterior(
+    x: Data,
+    concentration: float = 1.0,
+    rate: float = 0.01,
+    *,
+    inflation: float | None = None,
+    calibrated: Literal[True],
+    progress: bool = True,
+) -> CalibratedPosterior: ...
+def posterior(
+    x: Data,
+    concentration: float = 1.0,
+    rate: float = 0.01,
+    *,
+    inflation: float | None = None,
+    calibrated: bool = False,
+    progress: bool = True,
+) -> GammaPosterior | CalibratedPosterior:
+    """Return the exact posterior of d: the Gamma prior of `model` is conjugate.
+
+        d | μ ~ Gamma(a + N / f, b + S / f),   S = Σ_n log μ_n
+        log p(μ) = a log b − log Γ(a) + log Γ(a + N/f) − (a + N/f) log(b + S/f) − S/f
+
+    Args:
+        x: Points, shape (N, D); their neighbor graph; or distance ratios, shape (N,).
+        concentration: The prior's shape a; 0 with rate 0 for the flat prior on log d.
+        rate: The prior's rate b.
+        inflation: The factor f by which neighbors that share neighbors widen the variance; by
+            default `dependence`'s, and 1 for bare ratios. With 1 the ratios count as independent.
+        calibrated: Whether the posterior is corrected for N points, see `calibration`, which also
+            says where that misleads; the prior is then one on the uncorrected d.
+        progress: Whether a search of more than a few seconds shows a progress bar.
+
+    Raises:
+        ValueError: If the prior is impossible, or fewer than 25 ratios are to be calibrated.
+
+    Example:
+        >>> import torch
+        >>> posterior(torch.tensor([2.0, 4.0, 1.5]))
+        GammaPosterior(d = 1.603, 95 % in [0.4368, 3.514])
+    """
+    check_in_range("concentration", concentration, 0.0)
+    check_in_range("rate", rate, 0.0)
+    logs, graph = logs_and_graph(x, min_size=1, progress=progress)
+    inflation = dependence.inflation(inflation, logs, graph, 2)
+    total, a, b = logs.sum().item() / inflation, concentration, rate
+    after, beyond = a + len(logs) / inflation, b + total
+    check_positive("rate + Σ log μ", beyond)
+    improper = a == 0 or b == 0
+    log_prior = 0.0 if improper else a * math.log(b) - math.lgamma(a)
+    evidence = log_prior + math.lgamma(after) - after * math.log(beyond) - total
+    found = GammaPosterior(after, beyond, math.nan if improper else evidence, inflation)
+    return CalibratedPosterior(found, calibration.curve(len(logs))) if calibrated else found
+
+
+@exact.solves(model)
+def solution(
+    ratios: Array, concentration: float = 1.0, rate: float = 0.01, inflation: float = 1.0
+) -> exact.Solution:
+    """Return the exact answer to `model`, for `infer.exact.fit`."""
+    ratios = as_vector(ratios, name="ratios")
+    found = posterior(ratios, concentration, rate, inflation=inflation)
+    law = dist.Gamma(ratios.new_tensor(found.concentration), ratios.new_tensor(found.rate))
+    return exact.Solution({"dimension": law}, found.log_evidence)
