@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.datasets import load_iris
 
-from pplvae.density import Histogram, histogram
+from pplvae.density import Histogram, histogram, joint_histogram
 
 IRIS = load_iris(return_X_y=True)[0]
 SAMPLES = {
@@ -21,10 +21,11 @@ SAMPLES = {
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_freedman_diaconis_agrees_with_numpy(name: str) -> None:
+@pytest.mark.parametrize("rule", ["fd", "scott", "sturges"])
+def test_rules_agree_with_numpy(name: str, rule: str) -> None:
     x = SAMPLES[name]
-    expected = np.histogram_bin_edges(x, "fd")
-    found = histogram(x).edges
+    expected = np.histogram_bin_edges(x, rule)
+    found = histogram(x, rule).edges
     torch.testing.assert_close(found, torch.as_tensor(expected), rtol=1e-14, atol=0.0)
 
 
@@ -130,7 +131,7 @@ def test_prints_in_a_line() -> None:
     ("bins", "message"),
     [
         (0, "bins must be at least 1, got 0"),
-        ("sturges", "bins must be one of fd, got 'sturges'"),
+        ("doane", "bins must be one of fd, scott, sturges, got 'doane'"),
         (np.array([0.0, 2.0, 2.0]), r"bins must be increasing edges, got \[2.0, 2.0\]"),
         (np.array([1.0]), "bins must hold at least 2 numbers, got 1"),
     ],
@@ -143,3 +144,85 @@ def test_refuses_bins_that_are_none(bins: str | int | np.ndarray, message: str) 
 def test_refuses_a_table() -> None:
     with pytest.raises(ValueError, match=r"x must have shape \(N,\), got \(5, 2\)"):
         histogram(torch.rand(5, 2))
+
+
+def test_whole_weights_are_repetitions() -> None:
+    x, weights = torch.randn(200), torch.randint(1, 4, (200,))
+    found, repeated = histogram(x, 6, weights=weights), histogram(x.repeat_interleave(weights), 6)
+    torch.testing.assert_close(found.edges, repeated.edges)
+    torch.testing.assert_close(found.density, repeated.density)
+    assert found.counts.sum() == 200  # points, whatever their worth
+
+
+def test_weights_widen_the_error() -> None:
+    # Σ v = 4 + 2 of 6 + 1: errors √Σ v², the empty bin's that of one mean weight Σ v² / Σ v.
+    x = torch.tensor([0.1, 0.2, 1.5, 1.6, 3.5])
+    weights = torch.tensor([1.0, 3.0, 1.0, 1.0, 1.0])
+    found = histogram(x, torch.arange(5.0), weights=weights)
+    torch.testing.assert_close(found.density, torch.tensor([4.0, 2.0, 0.0, 1.0]) / 7)
+    expected = torch.tensor([10**0.5, 2**0.5, 1.8410 * 13 / 7, 1.0]) / 7
+    torch.testing.assert_close(found.error, expected, rtol=1e-4, atol=0.0)
+
+
+def test_weights_count_in_the_rule() -> None:
+    x = torch.randn(300)
+    same = histogram(x, weights=torch.full((300,), 5.0))
+    torch.testing.assert_close(same.edges, histogram(x).edges)
+    half = torch.arange(300) < 150
+    left = histogram(x, weights=half.double())
+    # Kish's N is 150, the quartiles are those of the half, the range is that of all.
+    width = 2 * np.subtract(*np.percentile(x[half].numpy(), [75, 25])) * 150 ** (-1 / 3)
+    assert len(left.counts) == math.ceil((x.max() - x.min()).item() / width)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_joint_histogram_agrees_with_numpy(dim: int) -> None:
+    x, weights = torch.randn(400, dim), torch.rand(400)
+    for given in (None, weights):
+        found = joint_histogram(x, 4, weights=given)
+        expected, edges = np.histogramdd(x.numpy(), 4, density=True, weights=given)
+        torch.testing.assert_close(found.density, torch.as_tensor(expected))
+        for ours, theirs in zip(found.edges, edges, strict=True):
+            torch.testing.assert_close(ours, torch.as_tensor(theirs))
+        assert found.counts.tolist() == np.histogramdd(x.numpy(), 4)[0].tolist()
+
+
+def test_a_joint_error_is_that_of_a_count() -> None:
+    x = torch.tensor([[0.5, 0.5], [0.6, 0.4], [0.5, 3.0]])
+    found = joint_histogram(x, [torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0, 2.0, 4.0])])
+    torch.testing.assert_close(found.density, torch.tensor([[2.0, 0.0, 0.5]]) / 3)
+    expected = torch.tensor([[2**0.5, 1.841, 0.5]]) / 3
+    torch.testing.assert_close(found.error, expected, rtol=1e-4, atol=0.0)
+
+
+def test_joint_rules_take_the_power_of_their_dimension() -> None:
+    x = torch.randn(5000, 2)
+    found = joint_histogram(x)
+    iqr = np.subtract(*np.percentile(x.numpy(), [75, 25], axis=0))
+    widths = torch.as_tensor(2 * iqr * 5000 ** (-1 / 4))
+    extent = x.amax(0) - x.amin(0)
+    assert list(found.counts.shape) == (extent / widths).ceil().long().tolist()
+    one = joint_histogram(x[:, 0])
+    torch.testing.assert_close(one.edges[0], histogram(x[:, 0]).edges)
+
+
+def test_gives_the_density_at_points() -> None:
+    x = torch.tensor([0.0, 0.5, 2.5])
+    found = histogram(x, torch.arange(4.0))
+    at = found.log_density(torch.tensor([0.2, 1.5, 3.0, 9.0]))
+    torch.testing.assert_close(at.exp(), torch.tensor([2.0, 0.0, 1.0, 0.0]) / 3)
+    joint = joint_histogram(torch.stack([x, x], 1), [torch.arange(4.0)] * 2)
+    at = joint.log_density(torch.tensor([[0.9, 0.9], [0.9, 2.5], [2.5, 3.0], [-1.0, 0.0]]))
+    torch.testing.assert_close(at.exp(), torch.tensor([2.0, 0.0, 1.0, 0.0]) / 3)
+
+
+def test_joint_refuses() -> None:
+    with pytest.raises(ValueError, match="x must have 1 to 3 columns, got 4"):
+        joint_histogram(torch.rand(5, 4))
+    with pytest.raises(ValueError, match="bins must be one for each of 2 axes, got 3"):
+        joint_histogram(torch.rand(5, 2), [1, 2, 3])
+    with pytest.raises(ValueError, match="x must have 2 columns, got 1"):
+        joint_histogram(torch.rand(5, 2), 2).log_density(torch.rand(5))
+    assert (
+        repr(joint_histogram(torch.rand(5, 2), [2, 3])) == "JointHistogram(2 × 3 bins, 5 points)"
+    )
