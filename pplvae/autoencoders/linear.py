@@ -55,6 +55,7 @@ def fit(
     num_epochs: int = 4000,
     learning_rate: float = 0.02,
     schedule: Schedule = cosine,
+    patience: int | None = 200,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
@@ -75,6 +76,8 @@ def fit(
         num_epochs: Gradient steps.
         learning_rate: Adam's step size, in units of the weights.
         schedule: Factor on the step size as a function of the progress in [0, 1].
+        patience: Stop after so many steps without a smaller loss, as where rounding ends all
+            progress; the weights with the least loss are kept. None for all steps, and the last.
         callbacks: Called with a `logs.Epoch` after each step.
         checkpoint: A file to keep the state in and to go on from. See `optimize.minimize`.
         checkpoint_seconds: Least time between two writes of it.
@@ -95,12 +98,15 @@ def fit(
     if method == "svd":
         return _fitted(autoencoder, x, found, None)
     _put(autoencoder, _random_directions(latent_dim, x, seed))
+    loss = _Loss(autoencoder, found.root)
     history = minimize(
-        _Loss(autoencoder, found.root),
+        loss,
         autoencoder.parameters(),
         num_epochs=num_epochs,
         learning_rate=learning_rate,
         schedule=schedule,
+        validate=None if patience is None else loss,
+        patience=patience,
         callbacks=callbacks,
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,

@@ -11,8 +11,7 @@ Reference:
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -153,7 +152,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def _in_blocks(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        with in_mode(self, training=False):
+        with networks.evaluating(self):
             return torch.cat([network(block) for block in x.split(BLOCK)])
 
 
@@ -172,15 +171,3 @@ def spread(x: Tensor, *, name: str = "x") -> Tensor:
     if not found > 0:
         raise ValueError(f"{name} must vary, got {len(x)} copies of one point")
     return found
-
-
-@contextmanager
-def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put all parts of a module in training or evaluation mode for the block, then back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from pplvae import randomness
-from pplvae.autoencoders.model import Autoencoder, in_mode, spread, squared_error
+from pplvae.autoencoders.model import Autoencoder, spread, squared_error
 from pplvae.autoencoders.settings import Options, Settings
+from pplvae.networks import evaluating, in_mode
 from pplvae.optimize import History, minibatches, minimize
 from pplvae.validation import Array, check_in_range, check_whole
 
@@ -197,6 +198,6 @@ class _Judge:
         self.loss, self.x, self.batch_size = loss, x, batch_size
 
     def __call__(self) -> Tensor:
-        with in_mode(self.loss.autoencoder, training=False):
+        with evaluating(self.loss.autoencoder):
             parts = [len(block) * self.loss(block) for block in self.x.split(self.batch_size)]
         return torch.stack(parts).sum() / len(self.x)

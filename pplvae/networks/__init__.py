@@ -3,8 +3,9 @@
 from pplvae.networks.convolution import conv_decoder, conv_encoder, output_size
 from pplvae.networks.dense import ACTIVATIONS, Squash, mlp
 from pplvae.networks.layers import Layer, Summary, summary
+from pplvae.networks.modes import evaluating, in_mode
 
 __all__ = [
-    "ACTIVATIONS", "Layer", "Squash", "Summary", "conv_decoder", "conv_encoder", "mlp",
-    "output_size", "summary",
+    "ACTIVATIONS", "Layer", "Squash", "Summary", "conv_decoder", "conv_encoder",
+    "evaluating", "in_mode", "mlp", "output_size", "summary",
 ]  # fmt: skip

@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae import particles
 from pplvae.vae.distributions import DiagonalGaussian
 from pplvae.vae.information import diagonal, rows, standard_error
-from pplvae.vae.model import VAE, evaluating
+from pplvae.vae.model import VAE
 from pplvae.validation import Array, check_positive, check_whole
 
 Laws = dict[str, DiagonalGaussian]

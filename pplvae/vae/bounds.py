@@ -24,10 +24,11 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae import particles
 from pplvae.vae.evidence import LogLikelihood, bits_per_dimension, checked, log_likelihood
 from pplvae.vae.information import Terms, kl_of, rows, standard_error, terms
-from pplvae.vae.model import VAE, evaluating
+from pplvae.vae.model import VAE
 from pplvae.validation import Array
 
 __all__ = [

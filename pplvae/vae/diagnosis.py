@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae import bounds
 from pplvae.vae.amortization import AmortizationGap, amortization_gap
 from pplvae.vae.bounds import Elbo, LogLikelihood, Terms
-from pplvae.vae.model import VAE, evaluating
+from pplvae.vae.model import VAE
 from pplvae.vae.weights import LARGEST_K
 from pplvae.validation import Array, check_whole
 

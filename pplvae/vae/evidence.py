@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae import particles
 from pplvae.vae.annealing import Annealing, draw_prior
 from pplvae.vae.information import MEMORY, standard_error, widest
-from pplvae.vae.model import VAE, evaluating
+from pplvae.vae.model import VAE
 from pplvae.vae.weights import LARGEST_K, Weighed, weigh
 from pplvae.validation import Array, check_one_of, check_whole
 

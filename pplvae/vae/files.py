@@ -1,18 +1,12 @@
 """A VAE on disk: one safetensors file, the recipe as JSON in its header. No pickle."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from pplvae import randomness
-from pplvae.storage import write_atomically
+from pplvae.storage import check_fits, read_weights, write_weights
 from pplvae.vae.builders import BUILDERS
 from pplvae.vae.likelihoods import LIKELIHOODS, Likelihood
 from pplvae.vae.model import VAE
@@ -33,13 +27,7 @@ LAWS: dict[str, Mapping[str, Callable[..., Law]]] = {
 
 def save(vae: VAE, path: str | os.PathLike[str]) -> None:
     """Write `vae` to `path`, whole or not at all."""
-    header = {"format": FORMAT, "recipe": json.dumps(_recipe(vae))}
-    # Cloned, since safetensors refuses weights that share their memory.
-    weights = {
-        name: value.detach().clone(memory_format=torch.contiguous_format)
-        for name, value in vae.state_dict().items()
-    }
-    write_atomically(Path(path), lambda name: save_file(weights, name, metadata=header))
+    write_weights(Path(path), vae.state_dict(), form=FORMAT, recipe=_recipe(vae))
 
 
 def _recipe(vae: VAE) -> dict[str, Any] | None:
@@ -57,50 +45,16 @@ def _named(kind: str, law: Law) -> tuple[str, dict[str, Any]] | None:
 
 def load(path: str | os.PathLike[str], into: VAE | None = None) -> VAE:
     """Return the VAE at `path`; see `VAE.load`."""
-    header, weights = _read(Path(path))
-    if into is None:
-        with randomness.scope(0):  # what is drawn is overwritten
-            vae = _rebuild(Path(path), header, weights)
-    else:
-        vae = into
-    _check_fits(Path(path), weights, vae.state_dict())
+    path = Path(path)
+    weights, recipe = read_weights(path, form=FORMAT, kind="a saved VAE")
+    dtype = next((w.dtype for w in weights.values() if w.is_floating_point()), None)
+    vae = _rebuilt(path, recipe, dtype=dtype) if into is None else into
+    check_fits(path, weights, vae.state_dict(), "the VAE")
     vae.load_state_dict(weights)
     return vae
 
 
-def _check_fits(path: Path, theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
-    """Refuse other names, shapes or dtypes, before any weight is overwritten."""
-    for name in sorted(theirs.keys() | ours.keys()):
-        found, wanted = _said(theirs.get(name)), _said(ours.get(name))
-        if found != wanted:
-            raise ValueError(
-                f"the weights in {path} must fit the VAE, got {found} for {name}, not {wanted}"
-            )
-
-
-def _said(weight: Tensor | None) -> str:
-    if weight is None:
-        return "nothing"
-    return f"{list(weight.shape)} {str(weight.dtype).removeprefix('torch.')}"
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    if not path.exists():
-        raise FileNotFoundError(f"path must name a saved VAE, got {path}, which does not exist")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"path must name a saved VAE, got {path}: {error}") from error
-    if header.get("format") != FORMAT:
-        kind = header.get("format", "a foreign safetensors file")
-        raise ValueError(f"path must name a saved VAE, of format {FORMAT}, got {path}, {kind}")
-    return header, weights
-
-
-def _rebuild(path: Path, header: dict[str, str], weights: dict[str, Tensor]) -> VAE:
-    recipe = json.loads(header["recipe"])
+def _rebuilt(path: Path, recipe: dict[str, Any] | None, **options: Any) -> VAE:
     if recipe is None:
         raise ValueError(
             f"into must be a VAE to take the weights of {path}, got None: its networks were not "
@@ -109,9 +63,9 @@ def _rebuild(path: Path, header: dict[str, str], weights: dict[str, Tensor]) -> 
     builder = recipe.pop("builder")
     check_one_of("builder", builder, BUILDERS)
     prior_dim = recipe.get("latent_dims", [recipe.get("latent_dim")])[-1]
-    laws = {kind: _law(kind, recipe.pop(kind), prior_dim) for kind in LAWS if kind in recipe}
-    dtype = next(w.dtype for w in weights.values() if w.is_floating_point())
-    return BUILDERS[builder](**recipe, **laws, dtype=dtype)
+    with randomness.scope(0):  # what is drawn is overwritten
+        laws = {kind: _law(kind, recipe.pop(kind), prior_dim) for kind in LAWS if kind in recipe}
+        return BUILDERS[builder](**recipe, **laws, **options)
 
 
 def _law(kind: str, saved: tuple[str, dict[str, Any]], prior_dim: int) -> Law:

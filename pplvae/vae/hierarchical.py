@@ -21,9 +21,10 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor, nn
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae.estimators import check_caller
 from pplvae.vae.likelihoods import Likelihood
-from pplvae.vae.model import VAE, Law, evaluating, of_size
+from pplvae.vae.model import VAE, Law, of_size
 from pplvae.vae.posteriors import DiagonalNormal, as_posterior
 from pplvae.vae.priors import Prior, as_prior
 from pplvae.validation import check_whole

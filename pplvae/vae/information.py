@@ -26,10 +26,11 @@ from torch.distributions import kl_divergence
 from tqdm import tqdm
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae import particles
 from pplvae.vae.distributions import DiagonalGaussian, as_diagonal, kl_by_dimension
 from pplvae.vae.hierarchical import DrawnFirst
-from pplvae.vae.model import VAE, evaluating
+from pplvae.vae.model import VAE
 from pplvae.vae.particles import Particles
 from pplvae.vae.priors import Mixture
 from pplvae.validation import Array, check_whole

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer.program import sample_sites
+from pplvae.networks import evaluating
 from pplvae.vae.distributions import DiagonalGaussian
-from pplvae.vae.model import VAE, evaluating
+from pplvae.vae.model import VAE
 from pplvae.validation import (
     Array,
     as_points,

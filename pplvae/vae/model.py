@@ -12,8 +12,7 @@ Reference:
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +23,7 @@ from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
 from pplvae import randomness
+from pplvae.networks import evaluating
 from pplvae.vae.estimators import check_caller
 from pplvae.vae.likelihoods import Likelihood, as_likelihood
 from pplvae.vae.posteriors import as_posterior
@@ -234,23 +234,6 @@ class VAE(nn.Module):
         from pplvae.vae.files import load
 
         return load(path, into)
-
-
-@contextmanager
-def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put all parts of a module in training or evaluation mode for the block, then back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def evaluating(module: nn.Module) -> AbstractContextManager[None]:
-    """Switch dropout, batch norm and the like off for the block."""
-    return in_mode(module, training=False)
 
 
 def _register(module: nn.Module) -> None:

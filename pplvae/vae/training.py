@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.infer.gradients import checked_once
+from pplvae.networks import evaluating, in_mode
 from pplvae.optimize import (
     History,
     Schedule,
@@ -28,7 +29,7 @@ from pplvae.optimize import (
 )
 from pplvae.optimize.logs import Callback
 from pplvae.vae import bounds
-from pplvae.vae.model import VAE, evaluating, in_mode
+from pplvae.vae.model import VAE
 from pplvae.vae.objectives import Objective, as_objective
 from pplvae.vae.sources import Data, Source, as_source
 from pplvae.validation import check_in_range, check_whole

@@ -140,7 +140,7 @@ def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(
 
 
 KILLED = [
-    pytest.param(name, marks=[] if name in ("stacked", "denoising") else pytest.mark.slow)
+    pytest.param(name, marks=[] if name == "stacked" else pytest.mark.slow)
     for name in FITS
 ]
 

@@ -21,11 +21,9 @@ QUIET = {"progress": False}
 SHORT_NUTS = {"num_draws": 250, "warmup_steps": 100, "num_chains": 2}
 ENGINES: dict[str, Engine] = {
     "exact": exact.fit,
-    "SVI, full-rank": partial(svi.fit, num_steps=500, **QUIET),
-    "SVI, mean-field": partial(svi.fit, guide="mean_field", num_steps=500, **QUIET),
-    "SVI, low-rank": partial(svi.fit, guide="low_rank", num_steps=500, **QUIET),
-    "SVI, flow": partial(svi.fit, guide="flow", num_steps=500, **QUIET),
-    "SVI, Rényi": partial(svi.fit, objective="renyi", num_steps=500, **QUIET),
+    "SVI, full-rank": partial(svi.fit, num_steps=300, **QUIET),
+    "SVI, mean-field": partial(svi.fit, guide="mean_field", num_steps=300, **QUIET),
+    "SVI, flow": partial(svi.fit, guide="flow", num_steps=300, **QUIET),
     "Laplace": laplace.fit,
     "importance": importance.fit,
     "NUTS": partial(nuts.fit, **SHORT_NUTS, **QUIET),

@@ -181,7 +181,7 @@ def test_the_log_trick_sees_data_in_other_plates(gradient: str) -> None:
     program, means, errors = inspect(mixture, y), [], []
     _, made = families.as_guide(mixture, "mean_field", program, {"locs": [-1.0, 1.0]})
     leaves = guides.parameters(made, (y,))
-    for kind, num in (("reparameterized", 60), (gradient, 400)):
+    for kind, num in (("reparameterized", 40), (gradient, 200)):
         loss = gradients.loss(mixture, made, (y,), gradient=kind, num_particles=2)
         found = torch.stack([slope(loss(), leaves) for _ in range(num)])
         means.append(found.mean(dim=0))
@@ -207,8 +207,8 @@ def test_a_guide_may_draw_the_labels_itself() -> None:
     leaves = guides.parameters(drawn, (y,))
     for gradient in ("reparameterized", "score", "baseline"):  # a label has no path: all score it
         loss = gradients.loss(mixture, drawn, (y,), gradient=gradient)
-        some = torch.stack([slope(loss(), leaves) for _ in range(500)])
-        found[gradient] = some.mean(dim=0), some.std(dim=0) / math.sqrt(500)
+        some = torch.stack([slope(loss(), leaves) for _ in range(250)])
+        found[gradient] = some.mean(dim=0), some.std(dim=0) / math.sqrt(250)
     for gradient in ("score", "baseline"):
         (mean, error), (known, slack) = found[gradient], found["reparameterized"]
         assert ((mean - known).abs() < 4.5 * torch.hypot(error, slack)).all()

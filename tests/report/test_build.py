@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import arviz as az
@@ -18,6 +19,17 @@ from pplvae.vae import VAE
 
 QUICK = {"num_components": 2, "num_epochs": 2, "latent_dim": 3, "seed": 0, "progress": False}
 STAGES = ["look", "dimension", "density", "clusters", "code", "vae", "trust", "run"]
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave those stages alone whose names are given."""
+
+    def keep(*names: str) -> None:
+        stages = [stage for stage in STAGES_OF_THE_HOUSE if stage[0] in names]
+        monkeypatch.setattr(sys.modules["pplvae.report.build"], "STAGES", stages)
+
+    return keep
 
 
 def table(x: Tensor, labels: Tensor | None = None) -> Dataset:
@@ -90,20 +102,25 @@ def test_degenerate_data_still_get_a_page(x: Tensor, tmp_path: Path) -> None:
     assert done.failures
 
 
-def test_a_line_of_points_is_studied(tmp_path: Path) -> None:
+def test_a_line_of_points_is_studied(tmp_path: Path, only: Callable[..., None]) -> None:
+    only("look", "dimension", "density", "vae")
     done = build(table(torch.rand(200, 1)), tmp_path, **QUICK)  # type: ignore[arg-type]
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["dimension"]["dimension"] == pytest.approx(1.0, abs=0.35)
     assert "dimension" not in {section.name for section in done.sections if section.failed}
 
 
-def test_labels_and_names_are_escaped(tmp_path: Path) -> None:
+def test_labels_and_names_are_escaped(tmp_path: Path, only: Callable[..., None]) -> None:
+    only("look", "density")
     x = torch.rand(40, 2)
     done = build(Dataset(x, (2,), None, "<script>alert(1)</script>"), tmp_path, **QUICK)  # type: ignore[arg-type]
     assert "<script>alert" not in done.page.read_text()
 
 
-def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path: Path) -> None:
+def test_a_second_report_replaces_the_first_and_nothing_else(
+    tmp_path: Path, only: Callable[..., None]
+) -> None:
+    only("look", "vae")
     build(table(torch.rand(40, 2)), tmp_path, **QUICK)  # type: ignore[arg-type]
     first = {file for file in tmp_path.rglob("*") if file.is_file()}
     (tmp_path / "figures" / "mine.png").write_bytes(b"keep")
@@ -162,7 +179,8 @@ def test_a_lattice_is_named_and_has_no_dimension(tmp_path: Path) -> None:
     assert "dimension" not in section.numbers
 
 
-def test_a_constant_column_harms_nothing(tmp_path: Path) -> None:
+def test_a_constant_column_harms_nothing(tmp_path: Path, only: Callable[..., None]) -> None:
+    only("look", "dimension", "density", "clusters", "code", "vae")
     x = torch.cat([torch.randn(80, 2), torch.full((80, 1), 0.1)], dim=1)
     assert not build(table(x), tmp_path, **QUICK).failures  # type: ignore[arg-type]
 
@@ -176,7 +194,10 @@ def test_a_failed_stage_leaves_no_figure_open_and_its_traceback_on_file(tmp_path
     assert "Traceback" in numbers["dimension"]["why"]
 
 
-def test_the_same_seed_gives_the_same_numbers_and_touches_nothing(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_touches_nothing(
+    tmp_path: Path, only: Callable[..., None]
+) -> None:
+    only("dimension", "density", "clusters", "code", "vae")
     dataset = table(torch.rand(60, 3))
     before = torch.get_rng_state()
     found = []

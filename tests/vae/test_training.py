@@ -18,11 +18,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, TensorDataset
 
 from pplvae import data, vae
+from pplvae.networks import evaluating
 from pplvae.optimize import checkpoint_seed, cosine, warmup
 from pplvae.optimize.logs import Epoch
 from pplvae.randomness import generator
 from pplvae.vae import ELBO, IWAE, VAE, VAEFit, particles
-from pplvae.vae.model import evaluating
 
 
 @pytest.fixture

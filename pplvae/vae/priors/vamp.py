@@ -13,6 +13,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from pplvae.networks import evaluating
 from pplvae.vae.priors.mixture import Mixture
 from pplvae.vae.priors.prior import Prior
 from pplvae.validation import Array, as_points, check_whole
@@ -110,8 +111,6 @@ class VampPrior(Prior):
     @torch.no_grad()
     def _check_guide(self, vae: "VAE") -> None:
         """Refuse an encoder of another dimension, and a guide without a density of any z."""
-        from pplvae.vae.model import evaluating
-
         try:
             with evaluating(vae.encoder):
                 law = vae.q(self.pseudo_inputs[:1])
