@@ -10,6 +10,7 @@ from pplvae.vae import (
     priors,
     published,
 )
+from pplvae.vae.bending import bend
 from pplvae.vae.builders import conv, hierarchical, linear, mlp
 from pplvae.vae.diagnosis import Diagnosis, diagnose
 from pplvae.vae.hierarchical import HierarchicalVAE
@@ -24,6 +25,6 @@ load = VAE.load
 __all__ = [
     "ELBO", "IWAE", "VAE", "Bernoulli", "Categorical", "ContinuousBernoulli", "Diagnosis",
     "DiscretizedLogistic", "Gaussian", "HierarchicalVAE", "Likelihood", "Objective", "VAEFit",
-    "bounds", "conv", "diagnose", "fit", "flows", "hierarchical", "likelihoods", "linear", "load",
-    "manifold", "mlp", "objectives", "posteriors", "priors", "published",
+    "bend", "bounds", "conv", "diagnose", "fit", "flows", "hierarchical", "likelihoods", "linear",
+    "load", "manifold", "mlp", "objectives", "posteriors", "priors", "published",
 ]  # fmt: skip
