@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pplvae import autoencoders, data, optimize, plots, precision, vae
 from pplvae.autoencoders import convolutional, denoising, linear, stacked
+from pplvae.autoencoders.model import squared_error
 from pplvae.plots import autoencoders as pictures
 from pplvae.storage import write_atomically
 
@@ -131,6 +132,12 @@ def draw(
         write(ax, f"components-{name}-{latent_dim}", given)
 
 
+def gain(model: Model, clean: Tensor, noisy: Tensor) -> float:
+    """Return by how many dB PSNR is higher after denoising than before."""
+    denoised = model.reconstruct(noisy)
+    return denoising.decibel(squared_error(clean, noisy) / squared_error(clean, denoised))
+
+
 def denoise(given: Any) -> None:
     """Print the gains in PSNR, and draw noisy images, what is made of them, and the truth."""
     train, test = images(given, "train"), images(given, "test")
@@ -145,12 +152,16 @@ def denoise(given: Any) -> None:
             train.shape, 64, channels=given.channels, hidden_dims=(256,), seed=0
         )
         found = denoising.fit(
-            train.x, model, noise=noise, validation=test.x, patience=None, num_epochs=given.epochs,
+            train.x, model, noise=noise, patience=None, num_epochs=given.epochs,
             checkpoint=given.out / f"denoising-{name.replace(' ', '-')}", seed=0,
         )  # fmt: skip
         print(found, flush=True)
         assert found.plain is not None
-        noisy = denoising.corrupt(test.x[:12], noise, seed=0)
+        noisy = denoising.corrupt(test.x, noise, seed=0)
+        models = {"trained without": found.plain, "denoised": found}
+        gains = {name: gain(model, test.x, noisy) for name, model in models.items()}
+        print(f"gain on the test images, dB: {gains}", flush=True)
+        noisy = noisy[:12]
         rows = {"noisy": noisy, "trained without": found.plain.reconstruct(noisy),
                 "denoised": found.reconstruct(noisy), "truth": test.x[:12]}  # fmt: skip
         write(pictures.image_rows(rows, test.shape, limits=(0, 1)), f"denoising-{name}", given)

@@ -49,7 +49,7 @@ def linear(
     Raises:
         ValueError: If a size is not a positive whole number.
     """
-    data_dim, latent_dim = _sizes("sizes", (data_dim, latent_dim))
+    data_dim, latent_dim = sizes_of("sizes", (data_dim, latent_dim))
     with randomness.scope(seed):
         down = nn.Linear(data_dim, latent_dim, bias=False)
         up = Transposed(down) if tied else nn.Linear(latent_dim, data_dim, bias=False)
@@ -81,8 +81,8 @@ def mlp(
     Raises:
         ValueError: If a size is not a positive whole number or the activation is unknown.
     """
-    data_dim, latent_dim = _sizes("sizes", (data_dim, latent_dim))
-    down = _sizes("hidden_dims", hidden_dims)
+    data_dim, latent_dim = sizes_of("sizes", (data_dim, latent_dim))
+    down = sizes_of("hidden_dims", hidden_dims)
     with randomness.scope(seed):
         encoder = networks.mlp(data_dim, down, latent_dim, activation=activation)
         decoder = networks.mlp(latent_dim, down[::-1], data_dim, activation=activation)
@@ -127,8 +127,17 @@ def conv(
         ValueError: If a size is not a positive whole number, the windows do not fit the image, or
             the activation is unknown.
     """
-    size, widths = _sizes("shape", shape), _sizes("channels", channels)
-    hidden, (latent_dim,) = _sizes("hidden_dims", hidden_dims), _sizes("latent_dim", [latent_dim])
+    size, widths = sizes_of("shape", shape), sizes_of("channels", channels)
+    hidden, (latent_dim,) = (
+        sizes_of("hidden_dims", hidden_dims),
+        sizes_of("latent_dim", [latent_dim]),
+    )
+    for name, value, least in (
+        ("kernel", kernel, 1),
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+    ):
+        check_whole(name, value, least)
     window = {"kernel": int(kernel), "stride": int(stride), "padding": int(padding)}
     with randomness.scope(seed):
         encoder = networks.conv_encoder(
@@ -147,7 +156,9 @@ def conv(
     return _noted(Autoencoder(encoder, decoder, data_dim, latent_dim), recipe, dtype)
 
 
-def probabilistic(data_dim: int, latent_dim: int, *, dtype: torch.dtype) -> Autoencoder:
+def probabilistic(
+    data_dim: int, latent_dim: int, *, dtype: torch.dtype | None = None
+) -> Autoencoder:
     """Return a probabilistic PCA without weights, to be filled from a file."""
     zeros = torch.zeros(data_dim, latent_dim, dtype=dtype)
     return ProbabilisticPCA(zeros, zeros[:, 0], 1.0)
@@ -176,8 +187,10 @@ def _noted(
     return autoencoder.to(dtype or torch.get_default_dtype())
 
 
-def _sizes(name: str, sizes: Iterable[int]) -> list[int]:
+def sizes_of(name: str, sizes: Iterable[int]) -> list[int]:
     """Return positive whole numbers as Python's own: NumPy's cannot be written as JSON."""
+    if not isinstance(sizes, Iterable):
+        raise ValueError(f"{name} must be a sequence of sizes, got {sizes}")
     sizes = list(sizes)
     for size in sizes:
         check_whole(name, size, 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pplvae.validation import Array, as_points
+from pplvae.validation import Array, as_points, as_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +84,25 @@ def principal_angles(a: Array, b: Array) -> Tensor:
         b: Vectors that span the second, shape (L, D), linearly independent.
 
     Raises:
-        ValueError: If they are vectors of different dimensions.
+        ValueError: If they are not such vectors, or of different dimensions.
 
     Reference:
         Björck & Golub (1973), https://doi.org/10.2307/2005662
     """
-    a, b = as_points(a, name="a"), as_points(b, name="b")
+    a, b = _spanning(a, "a"), _spanning(b, "b")
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"b must have {a.shape[1]} columns, as a, got {b.shape[1]}")
-    small, large = sorted((a, b), key=len)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    small, large = sorted((a.to(dtype), b.to(dtype)), key=len)
     one, other = torch.linalg.qr(small.mT).Q, torch.linalg.qr(large.mT).Q
     return torch.linalg.svdvals(one - other @ (other.mT @ one)).clamp(max=1).asin()
+
+
+def _spanning(vectors: Array, name: str) -> Tensor:
+    if as_tensor(vectors, name=name).dim() != 2:
+        raise ValueError(f"{name} must hold vectors as rows, shape (K, D), got one vector")
+    vectors = as_points(vectors, name=name)
+    rank = int(torch.linalg.matrix_rank(vectors)) if vectors.any() else 0
+    if rank < len(vectors):
+        raise ValueError(f"{name} must be linearly independent, got {len(vectors)} of rank {rank}")
+    return vectors

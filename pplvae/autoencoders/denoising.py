@@ -21,15 +21,16 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from pplvae import randomness
 from pplvae.autoencoders.builders import mlp
-from pplvae.autoencoders.model import Autoencoder, squared_error
+from pplvae.autoencoders.model import Autoencoder, mean, squared_error, unexplained
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import (
     AutoencoderFit,
     Noise,
     Parts,
+    corrupt,
     split,
+    standardized,
     train,
 )
 from pplvae.validation import Array, as_points, check_in_range, check_positive
@@ -147,13 +148,12 @@ def fit(
 ) -> DenoisingFit:
     """Train an autoencoder to give clean points back for noisy ones.
 
-    The held-out points are judged, before, during and after the training, on one draw of the
-    noise each.
+    The held-out points are judged, during and after the training, on one draw of the noise.
 
     Args:
         x: Clean points, shape (N, D).
         autoencoder: An untrained one of `mlp`, `conv` or your own networks, which is trained in
-            place; or a number of hidden units L, for `mlp(D, L)` in the dtype of `x`.
+            place; or a dimension L of the code, for `mlp(D, L)` in the dtype of `x`.
         noise: `Gaussian`, `Masking`, `SaltAndPepper`, or a function from a batch, shape (B, D), to
             a noisy one that draws from torch's global generator.
         plain: Whether to train the same networks without noise as well, to compare.
@@ -163,30 +163,24 @@ def fit(
         ValueError: If an argument is impossible or all points are the same.
         FloatingPointError: If the loss stops being finite.
     """
+    if not callable(noise):
+        raise ValueError(f"noise must be a function of a batch, got {noise!r}")
     x = as_points(x, min_points=2)
-    settings = Settings(**options).seeded(x.device)
+    settings = Settings(**options)
+    first = settings.part("plain") if plain else settings
+    settings = replace(settings, seed=first.seeded(x.device).seed)
     if not isinstance(autoencoder, Autoencoder):
         autoencoder = mlp(x.shape[1], autoencoder, dtype=x.dtype, seed=settings.seed).to(x.device)
     parts = split(autoencoder, x, settings)
-    autoencoder.standardize(parts.train)
-    other = copy.deepcopy(autoencoder)
-    found = train(autoencoder, parts, settings, noise=noise, description="training to denoise")
-    beside = None
-    if plain:
-        beside = train(other, parts, settings.part("plain"), description="training without noise")
+    with standardized(autoencoder, parts.train):
+        # First, while the autoencoder is untrained, also where an interrupted run goes on.
+        beside = _plain(copy.deepcopy(autoencoder), parts, settings) if plain else None
+        found = train(autoencoder, parts, settings, noise=noise, description="training to denoise")
     return _compared(found, beside, parts, noise, settings.seed)
 
 
-def corrupt(x: Array, noise: Noise, seed: int | None = None) -> Tensor:
-    """Return points with noise, shape (N, D).
-
-    Args:
-        x: Points, shape (N, D).
-        noise: As for `fit`.
-        seed: Start of the draws.
-    """
-    with randomness.scope(seed):
-        return noise(as_points(x))
+def _plain(autoencoder: Autoencoder, parts: Parts, settings: Settings) -> AutoencoderFit:
+    return train(autoencoder, parts, settings.part("plain"), description="training without noise")
 
 
 def decibel(ratio: float) -> float:
@@ -203,11 +197,11 @@ def _compared(
 ) -> DenoisingFit:
     """Return both fits with their errors on one draw of the noise."""
     clean, noisy = parts.judged, corrupt(parts.judged, noise, seed)
-    total = squared_error(clean, parts.train.mean(dim=0).expand_as(clean))
 
     def on_noisy(fit: AutoencoderFit) -> AutoencoderFit:
-        error = squared_error(clean, fit.reconstruct(noisy))
-        return replace(fit, error=error, unexplained=error / total)
+        found = fit.reconstruct(noisy)
+        share = unexplained(clean, found, mean(parts.train))
+        return replace(fit, error=squared_error(clean, found), unexplained=share)
 
     judged = on_noisy(found)
     return DenoisingFit(

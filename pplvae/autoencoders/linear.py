@@ -21,7 +21,7 @@ from torch import Tensor
 from pplvae import randomness
 from pplvae.autoencoders.builders import linear
 from pplvae.autoencoders.decomposition import Decomposition, decompose, oriented
-from pplvae.autoencoders.model import Autoencoder
+from pplvae.autoencoders.model import Autoencoder, squared_error, unexplained
 from pplvae.autoencoders.training import AutoencoderFit
 from pplvae.optimize import History, Schedule, cosine, minimize
 from pplvae.optimize.logs import Callback
@@ -40,10 +40,13 @@ class LinearFit(AutoencoderFit):
             (L, D): the rows of Vᵀ for the closed form, and for gradient descent where that has
             converged.
         singular_values: Lengths of the centered data along these, Σ, shape (L,).
+        least_unexplained: The share of the variance that the closed form leaves; gradient descent
+            has converged where `unexplained` is no more.
     """
 
     directions: Tensor = field(kw_only=True)
     singular_values: Tensor = field(kw_only=True)
+    least_unexplained: float = field(kw_only=True)
 
 
 def fit(
@@ -55,7 +58,7 @@ def fit(
     num_epochs: int = 4000,
     learning_rate: float = 0.02,
     schedule: Schedule = cosine,
-    patience: int | None = 200,
+    patience: int | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
@@ -76,8 +79,9 @@ def fit(
         num_epochs: Gradient steps.
         learning_rate: Adam's step size, in units of the weights.
         schedule: Factor on the step size as a function of the progress in [0, 1].
-        patience: Stop after so many steps without a smaller loss, as where rounding ends all
-            progress; the weights with the least loss are kept. None for all steps, and the last.
+        patience: Stop after so many steps without a smaller loss, and keep the weights with the
+            least. None for all steps, and the last: while steps are long the loss goes up and
+            down, so a small number stops far too early.
         callbacks: Called with a `logs.Epoch` after each step.
         checkpoint: A file to keep the state in and to go on from. See `optimize.minimize`.
         checkpoint_seconds: Least time between two writes of it.
@@ -122,8 +126,8 @@ class _Loss:
     """The share of the variance that is lost, by a matrix with the Σ and the V of the data."""
 
     def __init__(self, autoencoder: Autoencoder, root: Tensor) -> None:
-        scale = root.square().mean().sqrt()  # first, so that no square is below what dtypes hold
-        self.autoencoder, self.root = autoencoder, root / scale
+        root = root / root.abs().max()  # first, so that all squares are what dtypes hold
+        self.autoencoder, self.root = autoencoder, root / root.square().mean().sqrt()
 
     def __call__(self) -> Tensor:
         found = self.autoencoder.decoder(self.autoencoder.encoder(self.root))
@@ -153,11 +157,14 @@ def _fitted(
     up = autoencoder.decoder(torch.eye(autoencoder.latent_dim).to(x))  # the rows of Dᵀ
     basis = torch.linalg.qr(up.mT).Q
     _, singular, rotation = torch.linalg.svd(found.root @ basis, full_matrices=False)
-    error = autoencoder.error(x)
-    total = found.singular_values.square().sum().item() / len(x)
+    shares = (found.singular_values / found.singular_values[0]).double().square()
+    least = shares[autoencoder.latent_dim :].sum() / shares.sum()
+    reconstruction = autoencoder.reconstruct(x)
     return LinearFit(
-        autoencoder, error, error / total, history,
+        autoencoder, squared_error(x, reconstruction),
+        unexplained(x, reconstruction, found.mean), history,
         held_out=torch.empty(0, dtype=torch.int64),
         directions=oriented((basis @ rotation.mT).mT),
         singular_values=singular,
+        least_unexplained=least.item(),
     )  # fmt: skip

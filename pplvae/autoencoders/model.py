@@ -60,11 +60,13 @@ class Autoencoder(nn.Module):
 
     def codes(self, x: Tensor) -> Tensor:
         """Return E(x), shape (B, L), with its gradient."""
-        return self.encoder((x - self.center) / self.scale)
+        found = self.encoder((x - self.center) / self.scale)
+        return _of_size(found, self.latent_dim, "the encoder")
 
     def outputs(self, z: Tensor) -> Tensor:
         """Return D(z), shape (B, D), with its gradient."""
-        return self.center + self.scale * self.decoder(z)
+        found = _of_size(self.decoder(z), self.data_dim, "the decoder")
+        return self.center + self.scale * found
 
     def forward(self, x: Tensor) -> Tensor:
         """Return D(E(x)), shape (B, D), with its gradient."""
@@ -113,8 +115,8 @@ class Autoencoder(nn.Module):
         Raises:
             ValueError: If all points are the same.
         """
-        self.center.copy_(x.mean(dim=0))
-        self.scale.copy_(spread(x).sqrt())
+        self.center.copy_(mean(x))
+        self.scale.copy_(spread(x))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as safetensors, with the recipe as JSON in its header."""
@@ -156,18 +158,39 @@ class Autoencoder(nn.Module):
             return torch.cat([network(block) for block in x.split(BLOCK)])
 
 
+def _of_size(found: Tensor, columns: int, name: str) -> Tensor:
+    """Refuse what would only fit by being repeated."""
+    if found.shape[-1] != columns:
+        raise ValueError(f"{name} must give {columns} columns, got {found.shape[-1]}")
+    return found
+
+
 def squared_error(x: Tensor, reconstruction: Tensor) -> float:
     """Return the mean over N points of ‖x − x̂‖², for two tensors of shape (N, D)."""
-    return (x - reconstruction).square().sum(dim=1).mean(dtype=torch.float64).item()
+    return (x - reconstruction).double().square().sum(dim=1).mean().item()
+
+
+def unexplained(x: Tensor, reconstruction: Tensor, center: Tensor) -> float:
+    """Return the mean of ‖x − x̂‖² as a share of that of ‖x − m‖², in any unit; nan of none."""
+    whole, lost = (x - center).double(), (x - reconstruction).double()
+    unit = whole.abs().max()
+    return ((lost / unit).square().mean() / (whole / unit).square().mean()).item()
+
+
+def mean(x: Tensor) -> Tensor:
+    """Return the mean of points: in two steps, as that of large numbers is itself rounded."""
+    return x[0] + (x - x[0]).mean(dim=0)
 
 
 def spread(x: Tensor, *, name: str = "x") -> Tensor:
-    """Return the variance of points, shape (N, D), about their mean, averaged over the columns.
+    """Return the root mean square of x − m over all N points and D columns, in units of x.
 
     Raises:
         ValueError: If all points are the same.
     """
-    found = (x - x.mean(dim=0)).square().mean()
-    if not found > 0:
-        raise ValueError(f"{name} must vary, got {len(x)} copies of one point")
-    return found
+    from_first = x - x[0]
+    unit = from_first.abs().max()
+    if not unit > 0:
+        raise ValueError(f"{name} must vary, got {len(x)} copies of one point in {x.dtype}")
+    scaled = from_first / unit  # so that squares neither overflow nor vanish
+    return unit * (scaled - scaled.mean(dim=0)).square().mean().sqrt()

@@ -51,6 +51,9 @@ class ProbabilisticPCA(Autoencoder):
 
     def __init__(self, weights: Array, loc: Array, variance: float | Tensor) -> None:
         weights, loc = as_points(weights, name="weights"), as_tensor(loc, name="loc")
+        variance = torch.as_tensor(variance, dtype=weights.dtype, device=weights.device)
+        if variance.numel() != 1:
+            raise ValueError(f"variance must be one number, got shape {tuple(variance.shape)}")
         check_positive("variance", variance)
         data_dim, latent_dim = weights.shape
         if loc.shape != (data_dim,):
@@ -58,7 +61,7 @@ class ProbabilisticPCA(Autoencoder):
         encoder = _map(data_dim, latent_dim, weights.dtype)
         decoder = _map(latent_dim, data_dim, weights.dtype)
         super().__init__(encoder, decoder, data_dim, latent_dim)
-        self.register_buffer("variance", torch.as_tensor(variance).detach().to(weights))
+        self.register_buffer("variance", variance.detach().clone().reshape(()))
         self.to(weights.device).requires_grad_(False)
         decoder.weight.copy_(weights)
         encoder.weight.copy_(torch.cholesky_solve(weights.mT, self._factor()))

@@ -21,7 +21,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from pplvae.autoencoders.builders import mlp
+from pplvae.autoencoders.builders import mlp, sizes_of
 from pplvae.autoencoders.model import Autoencoder
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import (
@@ -103,7 +103,7 @@ def fit(
             same.
         FloatingPointError: If the loss stops being finite.
     """
-    x, dims = as_points(x, min_points=2), [*dims]
+    x, dims = as_points(x, min_points=2), sizes_of("dims", dims)
     if len(dims) < 2:
         raise ValueError(f"dims must be at least 2 sizes of codes, got {dims}")
     settings = Settings(**options)

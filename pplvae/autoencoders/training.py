@@ -10,7 +10,8 @@ Reference:
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias, Unpack
 
@@ -19,11 +20,11 @@ import torch
 from torch import Tensor
 
 from pplvae import randomness
-from pplvae.autoencoders.model import Autoencoder, spread, squared_error
+from pplvae.autoencoders.model import Autoencoder, mean, spread, squared_error, unexplained
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.networks import evaluating, in_mode
 from pplvae.optimize import History, minibatches, minimize
-from pplvae.validation import Array, check_in_range, check_whole
+from pplvae.validation import Array, as_points, check_in_range, check_whole
 
 Noise: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -102,8 +103,8 @@ def fit(autoencoder: Autoencoder, x: Array, **options: Unpack[Options]) -> Autoe
     """
     settings = Settings(**options).seeded(autoencoder.center.device)
     parts = split(autoencoder, x, settings)
-    autoencoder.standardize(parts.train)
-    return train(autoencoder, parts, settings)
+    with standardized(autoencoder, parts.train):
+        return train(autoencoder, parts, settings)
 
 
 def train(
@@ -125,7 +126,7 @@ def train(
     """
     check_whole("batch_size", settings.batch_size, 1)
     loss = _Loss(autoencoder, spread(parts.train), noise)
-    judge = _Judge(loss, parts.judge, settings.batch_size) if len(parts.judge) else None
+    judge = _Judge(loss, parts, settings) if len(parts.judge) else None
     with in_mode(autoencoder, training=True):
         history = minimize(
             loss,
@@ -151,10 +152,35 @@ def train(
 
 def judged(autoencoder: Autoencoder, parts: Parts, history: History | None) -> AutoencoderFit:
     """Return an autoencoder with its error on the points to judge by."""
-    error = autoencoder.error(parts.judged)
-    mean = parts.train.mean(dim=0).expand_as(parts.judged)
-    share = error / squared_error(parts.judged, mean)
-    return AutoencoderFit(autoencoder, error, share, history, parts.held_out)
+    x = parts.judged
+    found = autoencoder.reconstruct(x)
+    share = unexplained(x, found, mean(parts.train))
+    return AutoencoderFit(autoencoder, squared_error(x, found), share, history, parts.held_out)
+
+
+@contextmanager
+def standardized(autoencoder: Autoencoder, x: Tensor) -> Iterator[None]:
+    """Give an autoencoder the center and scale of points; what is refused leaves it as it was."""
+    center, scale = autoencoder.center.clone(), autoencoder.scale.clone()
+    autoencoder.standardize(x)
+    try:
+        yield
+    except ValueError:
+        autoencoder.center.copy_(center)
+        autoencoder.scale.copy_(scale)
+        raise
+
+
+def corrupt(x: Array, noise: Noise, seed: int | None = None) -> Tensor:
+    """Return points with noise, shape (N, D).
+
+    Args:
+        x: Points, shape (N, D).
+        noise: As for `denoising.fit`.
+        seed: Start of the draws.
+    """
+    with randomness.scope(seed):
+        return noise(as_points(x))
 
 
 def split(autoencoder: Autoencoder, x: Array, settings: Settings) -> Parts:
@@ -188,16 +214,24 @@ class _Loss:
 
     def __call__(self, x: Tensor) -> Tensor:
         seen = x if self.noise is None else self.noise(x)
-        return (x - self.autoencoder(seen)).square().mean() / self.unit
+        return self.of(x, seen)
+
+    def of(self, x: Tensor, seen: Tensor) -> Tensor:
+        """Return the share for points of which the encoder sees others."""
+        return ((x - self.autoencoder(seen)) / self.unit).square().mean()
 
 
 class _Judge:
-    """The unexplained share of the held-out points."""
+    """The unexplained share of the held-out points, on one draw of the noise."""
 
-    def __init__(self, loss: _Loss, x: Tensor, batch_size: int) -> None:
-        self.loss, self.x, self.batch_size = loss, x, batch_size
+    def __init__(self, loss: _Loss, parts: Parts, settings: Settings) -> None:
+        x = parts.judge
+        seen = x if loss.noise is None else corrupt(x, loss.noise, settings.seed)
+        self.loss, self.num = loss, len(x)
+        blocks = (part.split(settings.batch_size) for part in (x, seen))
+        self.blocks = list(zip(*blocks, strict=True))
 
     def __call__(self) -> Tensor:
         with evaluating(self.loss.autoencoder):
-            parts = [len(block) * self.loss(block) for block in self.x.split(self.batch_size)]
-        return torch.stack(parts).sum() / len(self.x)
+            parts = [len(x) * self.loss.of(x, seen) for x, seen in self.blocks]
+        return torch.stack(parts).sum() / self.num

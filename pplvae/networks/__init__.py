@@ -2,10 +2,10 @@
 
 from pplvae.networks.convolution import conv_decoder, conv_encoder, output_size
 from pplvae.networks.dense import ACTIVATIONS, Squash, mlp
-from pplvae.networks.layers import Layer, Summary, summary
+from pplvae.networks.layers import Layer, Summary, same_layers, summary
 from pplvae.networks.modes import evaluating, in_mode
 
 __all__ = [
     "ACTIVATIONS", "Layer", "Squash", "Summary", "conv_decoder", "conv_encoder",
-    "evaluating", "in_mode", "mlp", "output_size", "summary",
+    "evaluating", "in_mode", "mlp", "output_size", "same_layers", "summary",
 ]  # fmt: skip

@@ -116,3 +116,14 @@ class _Watch:
         new = [p for p in part.parameters(recurse=False) if id(p) not in self.counted]
         self.counted |= {id(p) for p in new}
         return sum(p.numel() for p in new)
+
+
+def same_layers(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two networks have the same layers in the same order, whatever the weights."""
+    return _described(one) == _described(other)
+
+
+def _described(module: nn.Module) -> list[tuple[str, str]]:
+    parts = module.named_modules()
+    leaves = [(name, part) for name, part in parts if not any(True for _ in part.children())]
+    return [(name, f"{type(part).__name__}({part.extra_repr()})") for name, part in leaves]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pplvae import plots, randomness
 from pplvae.autoencoders import Autoencoder, linear, probabilistic, stacked
+from pplvae.autoencoders.decomposition import decompose
 from pplvae.report.section import Figure, Section, Study, drawn
 
 TITLE = "How much does a short code lose?"
@@ -20,9 +21,10 @@ def section(study: Study) -> Section:
     order = torch.randperm(len(x), generator=randomness.generator(study.seed))
     cut = round(0.8 * len(x))
     train, test = x[order[:cut]], x[order[cut:]]
-    most = min(study.pca.rank - 1, train.shape[1] - 1, cut - 1)
+    rank = decompose(train.double()).rank if cut > 1 else 0
+    most = rank - 1  # probabilistic PCA needs something left for the noise
     if most < 1:
-        raise ValueError(f"a code must be shorter than the data's rank, {study.pca.rank}")
+        raise ValueError(f"a code must be shorter than the data's rank, {rank}")
     size = max(1, min(most, round(study.dimension or most)))
     stack = stacked.fit(
         train, (max(2 * size, min(200, 4 * train.shape[1])), size), at_once=False,

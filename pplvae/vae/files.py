@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pplvae import randomness
+from pplvae.networks import same_layers
 from pplvae.storage import check_fits, read_weights, write_weights
 from pplvae.vae.builders import BUILDERS
 from pplvae.vae.likelihoods import LIKELIHOODS, Likelihood
@@ -27,7 +28,10 @@ LAWS: dict[str, Mapping[str, Callable[..., Law]]] = {
 
 def save(vae: VAE, path: str | os.PathLike[str]) -> None:
     """Write `vae` to `path`, whole or not at all."""
-    write_weights(Path(path), vae.state_dict(), form=FORMAT, recipe=_recipe(vae))
+    recipe = _recipe(vae)
+    if recipe is not None and not same_layers(vae, _made(recipe)):
+        recipe = None  # layers were changed since it was built
+    write_weights(Path(path), vae.state_dict(), form=FORMAT, recipe=recipe)
 
 
 def _recipe(vae: VAE) -> dict[str, Any] | None:
@@ -58,8 +62,15 @@ def _rebuilt(path: Path, recipe: dict[str, Any] | None, **options: Any) -> VAE:
     if recipe is None:
         raise ValueError(
             f"into must be a VAE to take the weights of {path}, got None: its networks were not "
-            "made by a builder, or a law has no name, so they cannot be made again from the file"
+            "made by a builder, or changed since, or a law has no name, so they cannot be made "
+            "again from the file"
         )
+    return _made(recipe, **options)
+
+
+def _made(recipe: dict[str, Any], **options: Any) -> VAE:
+    """Return a VAE of the same layers and laws."""
+    recipe = dict(recipe)
     builder = recipe.pop("builder")
     check_one_of("builder", builder, BUILDERS)
     prior_dim = recipe.get("latent_dims", [recipe.get("latent_dim")])[-1]

@@ -82,6 +82,18 @@ def test_gradient_descent_finds_the_principal_subspace_of_digits(
     assert found.history.losses[-1] == pytest.approx(found.unexplained, rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_defaults_find_it_from_any_start(tied: bool, seed: int) -> None:
+    x = data.digits().x.double()
+    exact = linear.fit(x, 32)
+    found = linear.fit(x, 32, method="gradient", tied=tied, seed=seed, progress=False)
+    assert principal_angles(found.directions, exact.directions)[0] < 1e-3
+    assert found.unexplained == pytest.approx(found.least_unexplained, rel=1e-6)
+    assert exact.unexplained == pytest.approx(exact.least_unexplained, rel=1e-12)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_gradient_descent_finds_it_for_wide_data(tied: bool) -> None:
     x = drawn(12, 40)

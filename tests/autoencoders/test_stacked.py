@@ -118,8 +118,8 @@ def test_the_comparison_can_be_left_out(digits: Tensor) -> None:
     ("dims", "rule"),
     [
         ((4,), r"dims must be at least 2 sizes of codes, got \[4\]"),
-        ((4, 0), "sizes must be at least 1, got 0"),
-        ((0, 4), "hidden_dims must be at least 1, got 0"),
+        ((4, 0), "dims must be at least 1, got 0"),
+        ((0, 4), "dims must be at least 1, got 0"),
     ],
 )
 def test_refuses_impossible_stacks(dims: Any, rule: str) -> None:

@@ -139,10 +139,7 @@ def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(
     assert_same(found, whole(name))
 
 
-KILLED = [
-    pytest.param(name, marks=[] if name == "stacked" else pytest.mark.slow)
-    for name in FITS
-]
+KILLED = [pytest.param(name, marks=[] if name == "stacked" else pytest.mark.slow) for name in FITS]
 
 
 @pytest.mark.parametrize("name", KILLED)
@@ -150,7 +147,7 @@ def test_a_killed_process_resumes_to_the_same_bits(
     name: str, tmp_path: Path, whole: Callable[[str], AutoencoderFit]
 ) -> None:
     # The second part of a training in parts is under way when the kill comes.
-    last = {"stacked": "run-layer-2", "denoising": "run-plain"}.get(name, "run")
+    last = {"stacked": "run-layer-2", "denoising": "run"}.get(name, "run")
     path = tmp_path / last
     with subprocess.Popen([sys.executable, __file__, name, str(tmp_path / "run")]) as process:
         deadline = time.monotonic() + 120

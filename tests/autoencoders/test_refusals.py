@@ -1,0 +1,168 @@
+"""What is refused, what it leaves as it was, and what holds in any unit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pplvae import autoencoders
+from pplvae.autoencoders import (
+    Autoencoder,
+    ProbabilisticPCA,
+    denoising,
+    linear,
+    mlp,
+    principal_angles,
+    stacked,
+)
+
+QUIET: dict[str, Any] = {"num_epochs": 3, "seed": 0, "progress": False}
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(50, 2) @ torch.randn(2, 12) + 0.1 * torch.randn(50, 12)
+
+
+def test_a_refused_call_leaves_the_autoencoder_as_it_was(x: Tensor) -> None:
+    model = autoencoders.fit(mlp(12, 2, seed=0), x, **QUIET).autoencoder
+    before = model.error(x)
+    with pytest.raises(ValueError, match="learning_rate"):
+        autoencoders.fit(model, 100 * x + 7, learning_rate=-1.0, **QUIET)
+    with pytest.raises(ValueError, match="learning_rate"):
+        denoising.fit(100 * x + 7, model, learning_rate=-1.0, **QUIET)
+    assert model.error(x) == before
+
+
+def test_networks_of_other_sizes_are_not_made_to_fit(x: Tensor) -> None:
+    with pytest.raises(ValueError, match="the decoder must give 12 columns, got 1"):
+        autoencoders.fit(Autoencoder(nn.Linear(12, 2), nn.Linear(2, 1), 12, 2), x, **QUIET)
+    with pytest.raises(ValueError, match="the encoder must give 2 columns, got 5"):
+        Autoencoder(nn.Linear(12, 5), nn.Linear(5, 12), 12, 2).encode(x)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.decoder.append(nn.Sigmoid()),
+        lambda model: model.encoder.__setitem__(1, nn.Tanh()),
+    ],
+)
+def test_changed_layers_are_not_taken_for_the_old_ones(
+    change: Callable[[Autoencoder], object], x: Tensor, tmp_path: Path
+) -> None:
+    model, again = mlp(12, 2, seed=0), mlp(12, 2, seed=1)
+    change(model)
+    change(again)
+    model.save(tmp_path / "changed")
+    with pytest.raises(ValueError, match="or changed since"):
+        Autoencoder.load(tmp_path / "changed")
+    found = Autoencoder.load(tmp_path / "changed", into=again)
+    assert torch.equal(found.reconstruct(x), model.reconstruct(x))
+
+
+FITS: dict[str, Callable[[Tensor], autoencoders.AutoencoderFit]] = {
+    "mlp": lambda x: autoencoders.fit(
+        mlp(12, 2, seed=0, dtype=x.dtype, activation="tanh"), x, **QUIET
+    ),
+    "denoising": lambda x: denoising.fit(x, 2, noise=lambda batch: batch, **QUIET),
+    "closed form": lambda x: linear.fit(x, 2),
+    "descent": lambda x: linear.fit(x, 2, method="gradient", **QUIET | {"num_epochs": 200}),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("unit", [1e-30, 1e20])
+def test_the_share_that_is_lost_does_not_depend_on_the_unit(
+    name: str, unit: float, x: Tensor
+) -> None:
+    x = x.float()  # whose squares would vanish or overflow
+    assert FITS[name](unit * x).unexplained == pytest.approx(FITS[name](x).unexplained, rel=1e-3)
+
+
+@pytest.mark.parametrize("x", [torch.full((1000, 12), 0.1), torch.full((1000, 12), 1e8 + 0.1)])
+def test_a_constant_that_no_float_holds_is_constant(x: Tensor) -> None:
+    for fit in (FITS["mlp"], FITS["denoising"], lambda x: stacked.fit(x, (4, 2), **QUIET)):
+        with pytest.raises(ValueError, match="x must vary, got 1000 copies of one point"):
+            fit(x)
+
+
+def test_held_out_points_at_the_mean_have_no_share(x: Tensor) -> None:
+    center = x.mean(dim=0, keepdim=True)
+    fit = autoencoders.fit(mlp(12, 2, seed=0), x, validation=center, **QUIET)
+    assert fit.error >= 0
+
+
+def test_angles_are_refused_where_no_subspace_is_meant() -> None:
+    v, w = torch.eye(3)[:2]
+    with pytest.raises(ValueError, match="a must hold vectors as rows"):
+        principal_angles(v, w)
+    with pytest.raises(ValueError, match="a must be linearly independent, got 2 of rank 1"):
+        principal_angles(torch.stack([v, v]), torch.stack([w, v]))
+    with pytest.raises(ValueError, match="b must be linearly independent, got 1 of rank 0"):
+        principal_angles(v.unsqueeze(0), torch.zeros(1, 3))
+    angle = principal_angles(v.unsqueeze(0).float(), w.unsqueeze(0).double())
+    assert angle.item() == pytest.approx(torch.pi / 2)
+
+
+def test_the_noise_of_probabilistic_pca_is_one_exact_number() -> None:
+    weights = torch.randn(4, 2)
+    assert ProbabilisticPCA(weights, torch.zeros(4), 0.3).variance.item() == 0.3
+    with pytest.raises(ValueError, match=r"variance must be one number, got shape \(2,\)"):
+        ProbabilisticPCA(weights, torch.zeros(4), torch.tensor([1.0, 4.0]))
+    with pytest.raises(ValueError, match="variance must be positive"):
+        ProbabilisticPCA(weights.float(), torch.zeros(4).float(), 1e-60)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda x: denoising.fit(x, 2, noise=0.5, **QUIET), "noise must be a function of a batch"),
+        (lambda x: stacked.fit(x, 4, **QUIET), "dims must be a sequence of sizes, got 4"),
+        (lambda x: mlp(12, 2, hidden_dims=8), "hidden_dims must be a sequence of sizes, got 8"),  # type: ignore[arg-type]
+        (lambda x: autoencoders.conv((8, 8), 2, kernel=3.7), "kernel must be a whole number"),  # type: ignore[arg-type]
+        (lambda x: autoencoders.conv((8, 8), 2, stride=1.9), "stride must be a whole number"),  # type: ignore[arg-type]
+    ],
+)
+def test_refuses_what_it_would_otherwise_round(
+    call: Callable[[Tensor], object], said: str, x: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        call(x)
+
+
+def test_held_out_points_see_one_draw_of_the_noise_in_batches_of_any_size(x: Tensor) -> None:
+    for batch_size in (3, 7, 128):
+        fit = denoising.fit(
+            x, 2, noise=denoising.Gaussian(0.5), plain=False, validation=0.4,
+            batch_size=batch_size, **QUIET,
+        )  # fmt: skip
+        # The validation loss is in units of the training spread; only its ratio is at stake.
+        assert fit.history is not None
+        held = x[fit.held_out]
+        noisy = denoising.corrupt(held, denoising.Gaussian(0.5), seed=0)
+        lost = (held - fit.reconstruct(noisy)).square().mean() / fit.autoencoder.scale**2
+        assert min(fit.history.validation) == pytest.approx(lost.item(), rel=1e-9)
+
+
+def test_an_autoencoder_of_one_s_own_goes_on_where_it_was_interrupted(
+    x: Tensor, tmp_path: Path
+) -> None:
+    whole = denoising.fit(x, mlp(12, 2, seed=0), **QUIET)
+    model, seen = mlp(12, 2, seed=0), []
+
+    def interrupt(epoch: object) -> None:
+        seen.append(epoch)
+        if len(seen) == 5:  # in the second of two trainings of three epochs
+            raise KeyboardInterrupt
+
+    again: dict[str, Any] = {"checkpoint": tmp_path / "run", "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        denoising.fit(x, model, callbacks=[interrupt], **again, **QUIET)
+    found = denoising.fit(x, model, **again, **QUIET)
+    assert found.plain is not None
+    assert whole.plain is not None
+    assert (found.error, found.plain.error) == (whole.error, whole.plain.error)
