@@ -14,13 +14,13 @@ Reference:
 """
 
 import math
-import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pplvae.density import spread
+from pplvae.neighbors.caller import warn
 from pplvae.validation import Array, as_vector, check_one_of, check_whole
 
 RULES = ("fd", "scott", "sturges")
@@ -68,7 +68,7 @@ def _count(x: Tensor, rule: str, weights: Tensor | None, dim: int) -> int:
     wanted = extent / max(width, resolution, 1.0 if whole else 0.0)
     most = int(max(MAX_BINS, len(x)) ** (1 / dim))
     if wanted > most:
-        warnings.warn(f"{wanted:.3g} bins would cover x: only {most} are made", stacklevel=6)
+        warn(f"{wanted:.3g} bins would cover x: only {most} are made")
         return most
     return math.ceil(wanted)
 
@@ -82,7 +82,7 @@ def _width(x: Tensor, rule: str, weights: Tensor | None, dim: int) -> float:
         width = 2 * spread.interquartile_range(column, weights).item() * size ** (-1 / (dim + 2))
         if width > 0:
             return width
-        warnings.warn("the quartiles of x coincide: bins are of Scott's width", stacklevel=7)
+        warn("the quartiles of x coincide: bins are of Scott's width")
     constant = (24 * math.pi**0.5) ** (1 / 3)
     if weights is None:  # numpy's has N degrees of freedom
         deviation = spread.deviation(column).item() * math.sqrt(1 - 1 / len(x))

@@ -24,7 +24,6 @@ Reference:
 """
 
 import math
-import warnings
 
 import torch
 from torch import Tensor
@@ -32,6 +31,7 @@ from torch import Tensor
 from pplvae.density import spread
 from pplvae.density.pairs import Pairs, Score
 from pplvae.density.thumb import silverman
+from pplvae.neighbors.caller import warn
 from pplvae.validation import Array, as_points, check_positive
 
 _FEW = 1000  # points that a search starts on
@@ -230,8 +230,7 @@ def _warn_of_lonely_points(score: Score, weights: Tensor, dim: int) -> None:
     num = max(1, int(_LONELY * len(parts)))
     if parts[:num].sum() > _MOSTLY * dim and len(parts) > 2 / _LONELY:
         least = score.log_density[order[0]].item()
-        warnings.warn(
+        warn(
             f"{num} of {len(parts)} points, far from all others, set the width by 'kl' (the log "
-            f"density of one is {least:.3g}): 'isj' or 'silverman' do not see them",
-            stacklevel=3,
+            f"density of one is {least:.3g}): 'isj' or 'silverman' do not see them"
         )

@@ -3,7 +3,7 @@
 from pplvae.plots.autoencoders import code_sizes, codes, components, image_rows
 from pplvae.plots.bounds import bounds
 from pplvae.plots.calibration import calibration
-from pplvae.plots.density import histogram
+from pplvae.plots.density import bandwidths, contours, held_out, histogram, typical
 from pplvae.plots.diagnosis import latent_dimensions, pareto_k
 from pplvae.plots.dimension import (
     danco_divergence,
@@ -38,12 +38,13 @@ from pplvae.plots.style import COLORS, color_of, own_figures, panels, png
 from pplvae.plots.training import bits_per_dimension, score, training
 
 __all__ = [
-    "COLORS", "accuracy", "bits_per_dimension", "bounds", "calibration", "code_sizes", "codes",
-    "color_of", "components", "convergence", "danco_divergence", "dimension_estimates",
-    "dimension_parts", "dimension_posterior", "dimension_profile", "gradients", "histogram",
-    "image_rows", "interpolation", "latent_dimensions", "local_dimension", "manifold", "mixture",
-    "mixture_animation", "mixture_density", "mixture_means", "mixture_responsibilities",
-    "mixture_steps", "mixture_uncertainty", "mosaic", "own_figures", "pairs", "panels", "pareto_k",
-    "pareto_quantiles", "png", "points", "posteriors", "scaling_line", "score", "selection",
-    "spectrum", "training", "traversals", "twonn_line",
+    "COLORS", "accuracy", "bandwidths", "bits_per_dimension", "bounds", "calibration",
+    "code_sizes", "codes", "color_of", "components", "contours", "convergence", "danco_divergence",
+    "dimension_estimates", "dimension_parts", "dimension_posterior", "dimension_profile",
+    "gradients", "held_out", "histogram", "image_rows", "interpolation", "latent_dimensions",
+    "local_dimension", "manifold", "mixture", "mixture_animation", "mixture_density",
+    "mixture_means", "mixture_responsibilities", "mixture_steps", "mixture_uncertainty", "mosaic",
+    "own_figures", "pairs", "panels", "pareto_k", "pareto_quantiles", "png", "points",
+    "posteriors", "scaling_line", "score", "selection", "spectrum", "training", "traversals",
+    "twonn_line", "typical",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from pplvae import neighbors
 from pplvae.density import neighbor
+from pplvae.intrinsic_dimension import twonn
 
 
 def test_is_the_share_over_the_volume() -> None:
@@ -141,3 +142,87 @@ def test_refuses() -> None:
         neighbor.log_density(None, data, 2, 0)
     with pytest.raises(ValueError, match="x and data must share D, got 2 and 3"):
         neighbor.log_density(data[:, :2], data, 2)
+
+
+def test_the_unbiased_form_has_the_mean_and_error_of_the_gamma_law() -> None:
+    # As above: log p̂ = ψ(k) - log(N V r) has mean log p = 0 and standard deviation √ψ'(k).
+    k, num_points, num_queries = 3, 100_000, 2000
+    data = torch.rand(num_points)
+    wrapped = torch.cat([data[data > 0.9] - 1, data, data[data < 0.1] + 1])
+    x = (torch.arange(num_queries) + 0.5) / num_queries
+    found = neighbor.log_density(x, wrapped, k, unbiased=True)
+    spread = math.sqrt(polygamma(1, k))
+    mean = (found.log_density + math.log(len(wrapped) / num_points)).mean().item()
+    assert mean == pytest.approx(0, abs=5 * spread / math.sqrt(num_queries))
+    torch.testing.assert_close(found.log_error, torch.full((num_queries,), spread))
+    plain = neighbor.log_density(x, wrapped, k)
+    torch.testing.assert_close(
+        plain.log_density - found.log_density,
+        torch.full((num_queries,), math.log(k) - float(psi(k))),
+    )
+
+
+def test_draws_of_the_dimension_give_a_mean_and_widen_the_error() -> None:
+    data, draws = torch.randn(100, 4), 2.5 + torch.rand(2, 30)
+    found = neighbor.log_density(None, data, 6, draws)
+    each = torch.stack(
+        [neighbor.log_density(None, data, 6, d.item()).log_density for d in draws.flatten()]
+    )
+    torch.testing.assert_close(found.log_density, each.mean(0))
+    torch.testing.assert_close(found.log_error, (each.var(0, correction=0) + 1 / 6).sqrt())
+    torch.testing.assert_close(found.error, found.density * found.log_error)
+
+
+def test_the_posterior_of_twonn_is_carried_through() -> None:
+    data = torch.randn(300, 3)
+    posterior = twonn.posterior(data)
+    found = neighbor.log_density(None, data, 10, posterior)
+    draws = posterior.distribution.sample((100_000,))
+    expected = neighbor.log_density(None, data, 10, draws)
+    # A mean of 1e5 draws errs by 0.3 % of their spread, their spread itself by 0.2 %, and the
+    # quantiles leave out 0.4 % of the variance.
+    wide = (expected.log_error.square() - 0.1).sqrt()
+    assert ((found.log_density - expected.log_density).abs() < 0.015 * wide + 1e-4).all()
+    torch.testing.assert_close(found.log_error, expected.log_error, rtol=0.01, atol=0)
+    assert (found.log_error > math.sqrt(0.1)).all()
+    calibrated = neighbor.log_density(None, data, 10, twonn.posterior(data, calibrated=True))
+    assert calibrated.log_density.isfinite().all()
+    pak = neighbor.log_density(None, data, "pak", posterior)
+    fixed = neighbor.log_density(None, data, "pak", posterior.mean)
+    assert (pak.log_error > fixed.log_error).all()
+
+
+def test_pak_takes_the_mean_over_the_dimension() -> None:
+    # Three nodes are exact where F is a parabola in d; over ± 0.1 it nearly is.
+    data = torch.randn(80, 3)
+    draws = torch.linspace(2.4, 2.6, 21)
+    found = neighbor.log_density(None, data, "pak", draws, most_neighbors=12)
+    each = torch.stack([
+        neighbor.log_density(None, data, "pak", d.item(), most_neighbors=12).log_density
+        for d in draws
+    ])  # fmt: skip
+    k = found.num_neighbors
+    assert isinstance(k, torch.Tensor)
+    sizes = [
+        torch.as_tensor(neighbor.log_density(None, data, "pak", d.item(), most_neighbors=12)
+                        .num_neighbors)
+        for d in draws
+    ]  # fmt: skip
+    same = (torch.stack(sizes) == k).all(0)
+    assert same.sum() > 40
+    torch.testing.assert_close(found.log_density[same], each.mean(0)[same], rtol=0, atol=1e-5)
+    own = (4 * k + 2) / (k * (k - 1))
+    expected = (own + each.var(0, correction=0)).sqrt()
+    torch.testing.assert_close(found.log_error[same], expected[same], rtol=1e-4, atol=0)
+
+
+def test_refuses_what_is_no_dimension() -> None:
+    data = torch.randn(10, 3)
+    with pytest.raises(ValueError, match=r"dimension must be positive, got \[-1.0, 2.0\]"):
+        neighbor.log_density(None, data, 2, torch.tensor([-1.0, 2.0]))
+    with pytest.raises(ValueError, match="dimension must hold at least 1 draw, got none"):
+        neighbor.log_density(None, data, 2, torch.zeros(0))
+    with pytest.raises(ValueError, match="num_neighbors must be one of kstar, pak, got 'k'"):
+        neighbor.log_density(None, data, "k")
+    with pytest.raises(ValueError, match="unbiased must be False for 'pak', got True"):
+        neighbor.log_density(None, data, "pak", unbiased=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pplvae import data, plots
-from pplvae.report import Report, autoencoder, build, clusters, code, trust
+from pplvae.report import Report, autoencoder, build, clusters, code, density, trust
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +23,7 @@ def _few_steps() -> Iterator[None]:
         patch.setattr(clusters, "SVI_STEPS", 30)
         patch.setattr(clusters, "GIBBS_DRAWS", 20)
         patch.setattr(code, "EPOCHS", 2)
+        patch.setattr(density, "NUM_EPOCHS", 2)
         patch.setattr(autoencoder, "STEPS_A_POINT", 3)
         yield
 
