@@ -36,7 +36,7 @@ from torch import Tensor
 
 from pplvae.infer import Posterior
 from pplvae.mixtures import GaussianMixture, em, gibbs, model, nuts
-from pplvae.mixtures.mixture import column_scales
+from pplvae.mixtures.columns import column_scales
 from pplvae.mixtures.model import sites
 from pplvae.mixtures.prior import NormalInverseWishart
 

@@ -25,10 +25,11 @@ import matplotlib.pyplot as plt
 import torch
 
 from pplvae import autoencoders, compare, data, infer, mixtures, plots, vae
-from pplvae.density import bandwidth, histogram, kernel, neighbor
+from pplvae.density import histogram, kernel, neighbor, sweep
 from pplvae.infer import exact, importance, laplace, nuts, svi
 from pplvae.intrinsic_dimension import estimate, spectrum, twonn
 from pplvae.mixtures import em
+from pplvae.plots.mixtures import mixture_interval
 
 SMOKE = bool(os.environ.get("PPLVAE_SMOKE"))  # a short run, to check that everything runs
 torch.set_num_threads(1)  # on arrays this small a second thread costs more than it gives
@@ -123,34 +124,67 @@ calibration
 # ## What is their density?
 #
 # Along one direction: a histogram with its standard errors, $\sqrt{n} / (N w)$, under a kernel
-# estimate.
+# estimate. Its width is the lecture's: least $\Delta(h) = \mathrm{KL}(p \,\|\, p_h)$, by
+# leave-one-out likelihood. Silverman's rule holds for one normal distribution and smooths these away.
 
 # %%
 components = pca.project(x, 10)
 first = components[:, 0]
 grid = torch.linspace(first.min().item(), first.max().item(), 300, dtype=x.dtype)
+smooth = kernel.fit(first, "kl", progress=False).estimate(grid, progress=False)
 curves = {
+    "kernel, width by KL": (grid, smooth.density, smooth.error),
     "Silverman": (grid, kernel.log_density(grid, first).exp()),
-    "twice as wide": (
-        grid,
-        kernel.log_density(grid, first, 2 * bandwidth.silverman(first)).exp(),
-    ),
 }
 ax = plots.histogram(histogram(first), curves=curves)
 _ = ax.set_xlabel("principal component 1")
+
 # %% [markdown]
-# In all 64 columns at once a kernel is hopeless, but the data do not fill them: with the dimension
-# from TwoNN the distance to the 10th neighbor gives a density, and with it the most typical digits
-# and the strangest.
+# The lecture's line can be read in two ways. The divergence from the truth has a valley; the
+# divergence between the estimates of two halves of the data falls for ever as $h$ grows, because wide
+# kernels make any two samples look alike, and so picks nothing.
 
 # %%
-dimension = twonn.posterior(ratios).dimension
-found = neighbor.log_density(None, x, 10, dimension=dimension)
-order = found.log_density.argsort(descending=True)
-figure, axes = plt.subplots(2, 1, figsize=(9.5, 2.4), layout="constrained")
-for ax, rows, title in zip(axes, (order[:20], order[-20:]), ("typical", "strange"), strict=True):
-    plots.mosaic(x[rows], digits.shape, columns=20, ax=ax)
-    ax.set_title(title, fontsize=10)
+widths = sweep.bandwidths(first, **quiet)
+plots.bandwidths(widths, first)[0].set_xlabel("principal component 1")
+widths
+
+# %% [markdown]
+# In all 64 columns at once a kernel is hopeless, but the data do not fill them: with the dimension
+# from TwoNN, and how sure that is, the distance to the 10th neighbor gives a density, and with it the
+# most typical digits and the strangest. (`"pak"` in the place of 10 takes as many neighbors as each
+# point can use.)
+
+# %%
+posterior = twonn.posterior(ratios)
+dimension = posterior.dimension
+found = neighbor.log_density(None, x, 10, posterior, unbiased=True, progress=False)
+plots.typical(found.log_density, found.log_error, images=x, shape=digits.shape, num=8)
+found
+
+# %% [markdown]
+# Parametric or non-parametric? Held-out points judge. A kernel follows any shape, but has less to go
+# by with every axis; on ten of them it still holds its own here. Differences are taken point by point,
+# which makes them far surer than the means themselves. The neighbors are no density, as their mass is
+# infinite, and are not ranked.
+
+# %%
+epochs = 2 if SMOKE else 60
+judged = compare.densities(components[:, :2], num_epochs=epochs, **quiet)
+judged.plot()
+judged
+
+# %%
+kernels, flow = (judged.estimates[name].log_density for name in ("kernel", "flow"))
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.0), layout="constrained")
+for ax, (name, density) in zip(axes, {"kernel": kernels, "flow": flow}.items(), strict=True):
+    plots.contours(density, components[:, :2], ax=ax)
+    ax.set(xlabel="principal component 1", ylabel="principal component 2", title=name)
+
+# %%
+judged = compare.densities(components, num_epochs=epochs, **quiet)
+judged.plot()
+judged
 
 # %% [markdown]
 # ## Which clusters?
@@ -172,6 +206,36 @@ bayes = mixtures.gibbs.fit(
 ax = plots.mixture_means(bayes.draws["locs"][..., :2], components[:, :2])
 ax.set(xlabel="principal component 1", ylabel="principal component 2")
 bayes.summary().filter(like="weights", axis=0).round(3)
+
+# %%
+axis = torch.linspace(*components[:, 0].aminmax(), 300)
+ax = mixture_interval(axis, bayes.marginal([0]).density(axis), components[:, 0])
+ax.set_xlabel("principal component 1")
+
+# %% [markdown]
+# How EM gets there: on the plane of the first two components, five Gaussians after 3, 5 and 16
+# steps, each point in the mean of its components' colors. `plots.mixture_animation` has all steps.
+
+# %%
+plane = components[:, :2]
+steps = em.fit(
+    plane, 5, start=em.init(plane, 5, seed=0), max_steps=16, accelerate=False, keep_path=True,
+    **quiet,
+)  # fmt: skip
+for ax in plots.mixture_steps(plane, steps.path):
+    ax.set(xlabel="principal component 1", ylabel="")
+ax.figure.axes[0].set_ylabel("principal component 2")
+
+# %% [markdown]
+# At the end: which points it cannot tell apart, and the smallest regions with so much of the mass.
+
+# %%
+best = em.fit(plane, 5, **quiet).mixture
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.0), layout="constrained")
+plots.mixture_uncertainty(plane, best, ax=axes[0])
+plots.mixture_density(best, plane, ax=axes[1])
+for ax in axes:
+    ax.set(xlabel="principal component 1", ylabel="principal component 2")
 
 # %% [markdown]
 # How many, and of which form? Held-out density and BIC need not agree.

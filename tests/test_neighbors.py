@@ -1,22 +1,57 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import pplvae.neighbors.search as module
-from pplvae.neighbors import neighbor_distances, neighbors
+from pplvae.neighbors import (
+    Neighbors,
+    leafwise,
+    neighbor_distances,
+    neighbors,
+    plan,
+    product,
+    search,
+    selection,
+    tree,
+)
+from pplvae.neighbors.leaves import Leaves
+from pplvae.neighbors.question import Question, single_precision_holds
 from pplvae.validation import Array
 
+ROUTES = {"tree": (10**6, 10**6), "product": (10**6, 0), "leaves": (0, 0)}
 
-@pytest.fixture(params=["tree", "product"])
+
+@pytest.fixture(params=ROUTES)
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to the answer, whatever the dimension."""
-    monkeypatch.setattr(module, "TREE_MAX_DIM", 10**6 if request.param == "tree" else 0)
+    """All ways to the answer, whatever the dimension and the number of points."""
+    least_columns, most_columns = ROUTES[request.param]
+    monkeypatch.setattr(search, "LEAFWISE_MIN_DIM", least_columns)
+    monkeypatch.setattr(search, "LEAFWISE_MIN_POINTS", 0)
+    monkeypatch.setattr(search, "TREE_MAX_DIM", most_columns)
+    monkeypatch.setattr(plan, "_LEAF", 20)
     return request.param
+
+
+@pytest.fixture
+def leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way by leaves, however few the points."""
+    monkeypatch.setattr(search, "LEAFWISE_MIN_POINTS", 0)
+    monkeypatch.setattr(plan, "_LEAF", 20)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Two threads, whatever the environment says, so that the search shares its work out."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def full_sort(x: Tensor, num_neighbors: int, queries: Tensor | None = None) -> Tensor:
@@ -55,6 +90,11 @@ HARD = {
     "an outlier": lambda: torch.cat([torch.randn(300, 4), torch.full((2, 4), 1e12)]),
     "tripled rows": lambda: torch.randn(100, 4).repeat(3, 1),
     "a lattice": lattice,
+    "tripled rows and more": lambda: torch.randn(30, 4)[torch.arange(300) % 30],
+    "heavy tails": lambda: torch.randn(300, 4) / torch.randn(300, 4).abs() ** 5,
+    "an outlier beyond single precision": lambda: torch.cat(
+        [torch.randn(300, 4), torch.full((1, 4), 1e30)]
+    ),
     "all at one place": lambda: torch.cat([torch.ones(60, 3), torch.zeros(1, 3)]),
 }
 
@@ -84,10 +124,10 @@ def test_indices_are_of_distinct_others_at_those_distances(name: str, route: str
 @pytest.fixture
 def second_pass(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The rows that the float32 product leaves open, as they come."""
-    left, second = [], module._nearest_within
-    monkeypatch.setattr(module, "TREE_MAX_DIM", 0)
+    left, second = [], product._nearest_within
+    monkeypatch.setattr(search, "TREE_MAX_DIM", 0)
     monkeypatch.setattr(
-        module, "_nearest_within", lambda *args: left.extend(args[1].tolist()) or second(*args)
+        product, "_nearest_within", lambda *args: left.extend(args[1].tolist()) or second(*args)
     )
     return left
 
@@ -110,29 +150,198 @@ def test_an_outlier_leaves_the_others_settled(second_pass: list[int]) -> None:
 
 
 def test_picks_the_lowest_by_groups() -> None:
-    values = torch.randn(50, 64 * module._GROUP)
-    lowest, columns = module._lowest(values, 10)
+    values = torch.randn(50, 64 * selection.GROUP)
+    lowest, columns = selection.lowest(values, 10)
     assert torch.equal(lowest, values.sort(dim=1).values[:, :10])
     assert torch.equal(values.gather(1, columns), lowest)
 
 
 def test_bounds_hold_and_are_tight() -> None:
     x = torch.cat([torch.randn(200, 30), 1e-4 * torch.randn(200, 30)])
-    search = module._Search(x, x, 1, own=False)
+    question = Question(x, x, 1, own=False)
     for dtype, unit in [(torch.float32, 2.0**-24), (torch.float64, 2.0**-53)]:
-        bounds = module._Bounds(search, dtype, num_copies=1)
+        bounds = product._Bounds(question, dtype, num_copies=1)
         lower = bounds.rows(torch.arange(400))[:, :400].double()
-        exact = ((x.unsqueeze(1) - x) / search.scale).square().sum(dim=-1)
-        norms = search.centered(x).square().sum(dim=1)
+        exact = ((x.unsqueeze(1) - x) / question.scale).square().sum(dim=-1)
+        norms = question.centered(x).square().sum(dim=1)
         gap = exact - lower
         assert (gap >= 0).all()
         # The bound takes (2D + 16) u or, in float64, (6D + 48) u away, and rounding as much again.
         assert (gap <= 2 * (6 * 30 + 48) * unit * (norms.unsqueeze(1) + norms) + 1e-30).all()
 
 
+def clumps() -> Tensor:
+    """Of which a leaf holds some, so that what is near is small beside what is far."""
+    return (torch.randn(8, 1, 30) + 10.0 ** -torch.arange(8).view(-1, 1, 1)
+            * torch.randn(8, 40, 30)).flatten(0, 1)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_bounds_of_leaves_hold(
+    dtype: torch.dtype, projected: bool, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_LEAF", 40)
+    x = clumps() + offset
+    question = Question(x, x, 1, own=True)
+    planned = plan.plan(question)
+    axes = plan._principal_axes(question)[:, :8] if projected else None
+    leaves = Leaves(question, planned._replace(directions=axes, dtype=dtype))
+    exact = ((x.unsqueeze(1) - x) / question.scale).square().sum(dim=-1)
+    exact = exact[leaves.rows][:, leaves.rows]
+    everyone = torch.arange(len(leaves.rows))
+    assert leaves.num == 8
+    for leaf in range(leaves.num):
+        places = leaves.places(leaf)
+        bounds = (leaves.factors(leaf) @ leaves.seen(leaf, everyone).T).double()
+        real = leaves.real[places].unsqueeze(1) & leaves.real
+        assert (bounds <= exact[places])[real].all()
+        assert bounds[~real].isposinf().all()
+        gaps = leaves.gaps(everyone)[leaf].double()
+        assert (gaps <= exact[places].amin(dim=0))[leaves.real].all()
+
+
+def test_bounds_of_a_leaf_are_tight_however_far_from_the_origin_it_is() -> None:
+    x = torch.cat([torch.randn(40, 8), 1000 + 1e-3 * torch.randn(40, 8)])
+    question = Question(x, x, 1, own=True)
+    two = plan.Plan(
+        torch.arange(80).view(2, 40), torch.ones(2, 40, dtype=torch.bool), x, None, torch.float32
+    )
+    leaves = Leaves(question, two)
+    bounds = leaves.factors(1) @ leaves.seen(1, leaves.places(1)).T
+    exact = ((x[40:].unsqueeze(1) - x[40:]) / question.scale).square().sum(dim=-1)
+    # Rounding is of the leaf's width, 1e-3; from the origin it would be 1e6 times the distances.
+    far = ~torch.eye(40, dtype=torch.bool)
+    assert ((exact - bounds.double()) <= 1e-3 * exact)[far].all()
+
+
+def test_leaves_hold_every_point_once_and_fill_up_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan, "_LEAF", 40)
+    x = torch.randn(350, 3)
+    planned = plan.plan(Question(x, x, 2, own=True))
+    assert planned.rows.shape[1] % selection.GROUP == 0
+    assert planned.rows[planned.real].sort().values.tolist() == list(range(350))
+    inside = x[planned.rows]
+    # Halved along the widest column, leaves are far smaller than the data.
+    widths = (inside.amax(dim=1) - inside.amin(dim=1)).mean(dim=0)
+    assert (widths < 0.6 * (x.amax(dim=0) - x.amin(dim=0))).all()
+
+
+def test_leaves_leave_most_distances_uncomputed(
+    leaves: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, distances = [], Question.distances
+
+    def counted(self: Question, rows: Tensor, columns: Tensor) -> Tensor:
+        asked.append(len(rows))
+        return distances(self, rows, columns)
+
+    monkeypatch.setattr(Question, "distances", counted)
+    x = torch.randn(1000, 8)
+    for points in (x, torch.cat([x, torch.full((1, 8), 1e30)]), x[:10].repeat(100, 1)):
+        asked.clear()
+        neighbors(points, 2)
+        assert sum(asked) < 50 * len(x)  # of 1000 for each
+
+
+def test_each_question_goes_the_way_that_is_fastest_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def found(name: str) -> Callable[..., Neighbors]:
+        return lambda question, **_: taken.append(name) or Neighbors(question.x, question.x)
+
+    taken = []
+    for name, way in (("tree", tree), ("leaves", leafwise), ("product", product)):
+        monkeypatch.setattr(way, "search", found(name))
+    for num, dim, k, own in (
+        (4096, 7, 16, True), (4096, 6, 1, True),
+        (4095, 8, 1, True), (4096, 8, 17, True), (4096, 8, 1, False),
+        (4095, 9, 1, True), (4096, 9, 17, True), (4096, 9, 1, False),
+    ):  # fmt: skip
+        x = torch.ones(num, dim)
+        neighbors(x, k, None if own else x)
+    assert taken == ["leaves", *["tree"] * 4, *["product"] * 3]
+
+
+def test_the_answer_is_the_same_again_and_with_more_threads(route: str, threads: None) -> None:
+    x = HARD["tripled rows and more"]() if route == "leaves" else HARD["a lattice"]()
+    found = [neighbors(x, 6) for _ in range(3)]
+    torch.set_num_threads(1)
+    found.append(neighbors(x, 6))
+    for other in found[1:]:
+        assert torch.equal(other.distances, found[0].distances)
+        assert torch.equal(other.indices, found[0].indices)
+
+
+def num_threads_of_a_new_thread() -> int:
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_number_of_threads_is_left_as_found(
+    error: type[BaseException], leaves: None, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(500, 8)
+    neighbors(x, 2)
+    assert (torch.get_num_threads(), num_threads_of_a_new_thread()) == (2, 2)
+
+    def fails(*_: object) -> None:
+        assert (torch.get_num_threads(), num_threads_of_a_new_thread()) == (1, 2)
+        raise error
+
+    monkeypatch.setattr(leafwise._Seekers, "look_around", fails)
+    with pytest.raises(error):
+        neighbors(x, 2)
+    assert (torch.get_num_threads(), num_threads_of_a_new_thread()) == (2, 2)
+
+
+def test_searches_in_several_threads_at_once_leave_the_number_as_found(
+    leaves: None, threads: None
+) -> None:
+    x, found = torch.randn(500, 8), []
+    expected = neighbors(x, 2).distances
+    many = [threading.Thread(target=lambda: found.append(neighbors(x, 2))) for _ in range(4)]
+    for thread in many:
+        thread.start()
+    for thread in many:
+        thread.join()
+    assert all(torch.equal(one.distances, expected) for one in found)
+    assert len(found) == 4
+    assert (torch.get_num_threads(), num_threads_of_a_new_thread()) == (2, 2)
+
+
+def test_works_on_points_that_want_gradients_and_in_inference_mode(
+    leaves: None, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(500, 8)
+    expected = neighbors(x, 2).distances
+    with torch.inference_mode():
+        assert torch.equal(neighbors(x.clone(), 2).distances, expected)
+    parts, find = [], leafwise._found
+    monkeypatch.setattr(leafwise, "_found", lambda *args: parts.append(find(*args)) or parts[-1])
+    assert torch.equal(neighbors(x.clone().requires_grad_(), 2).distances, expected)
+    assert not any(part.distances.requires_grad for part in parts)  # other threads keep no graph
+
+
 def test_equal_distances_are_listed_by_index(route: str) -> None:
     x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     assert neighbors(x, 4).indices[0].tolist() == [1, 2, 3, 4]
+
+
+def test_of_those_that_tie_for_the_last_place_the_first_are_listed(route: str) -> None:
+    if route == "tree":
+        pytest.skip("a tree lists any")
+    x = lattice()[torch.randperm(256)]
+    table = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    expected = table.fill_diagonal_(torch.inf).argsort(dim=1, stable=True)[:, :6]
+    assert torch.equal(neighbors(x, 6).indices, expected)
 
 
 def test_takes_queries(route: str) -> None:
@@ -171,24 +380,26 @@ def test_single_precision_in_gives_the_nearest_single_precision_out(route: str) 
 
 @pytest.mark.parametrize("name", ["many columns", "a lattice"])
 def test_does_not_depend_on_the_block_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TREE_MAX_DIM", 0)
+    monkeypatch.setattr(search, "TREE_MAX_DIM", 0)
     x = HARD[name]()
     expected = neighbors(x, 3)
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(product, "_BLOCK_BYTES", 20_000)
     found = neighbors(x, 3)
     assert torch.equal(found.distances, expected.distances)
     assert torch.equal(found.indices, expected.indices)
 
 
 def test_does_not_trust_products_of_reduced_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TREE_MAX_DIM", 0)
+    monkeypatch.setattr(search, "TREE_MAX_DIM", 0)
     x = torch.randn(200, 30)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu"):
             found = neighbor_distances(x, 3)
-        assert not module._single_precision_holds()
+            planned = plan.plan(Question(x, x, 3, own=True))
+        assert not single_precision_holds()
+        assert planned.dtype == torch.float64
     finally:
         torch.set_float32_matmul_precision(before)
     torch.testing.assert_close(found, full_sort(x, 3), rtol=1e-14, atol=0.0)
@@ -216,9 +427,9 @@ def test_refuses(x: Array, k: int, queries: Tensor | None, message: str) -> None
 
 
 MEASURE = """
-import resource, torch
+import resource, sys, torch
 from pplvae.neighbors import neighbor_distances
-x = torch.rand(20_000, 784)
+x = torch.rand(*map(int, sys.argv[1:]))
 torch.rand(100, 100) @ torch.rand(100, 100)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 neighbor_distances(x, 2, progress=False)
@@ -227,8 +438,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.slow
-def test_memory_stays_of_the_order_of_the_data() -> None:
-    run = [sys.executable, "-c", MEASURE]
+@pytest.mark.parametrize(("shape", "most"), [((20_000, 784), 600), ((200_000, 10), 600)])
+def test_memory_stays_of_the_order_of_the_data(shape: tuple[int, int], most: int) -> None:
+    run = [sys.executable, "-c", MEASURE, *map(str, shape)]
     taken = subprocess.run(run, capture_output=True, text=True, check=True, env=os.environ).stdout
-    # A float32 copy is 60 MiB, a block of bounds 128 MiB; the whole matrix would be 1526 MiB.
-    assert int(taken) / 1024 < 500
+    assert int(taken) / 1024 < most

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from pplvae.density.diffusion import isj
 from pplvae.density.leave_one_out import kl, leave_one_out, lscv
-from pplvae.density.spread import interquartile_range
 from pplvae.density.thumb import scott, silverman
 from pplvae.validation import Array
 
 __all__ = [
-    "Rule", "interquartile_range", "isj", "kl", "leave_one_out", "lscv", "scott", "silverman"
+    "Rule", "isj", "kl", "leave_one_out", "lscv", "scott", "silverman"
 ]  # fmt: skip
 
 

@@ -70,7 +70,13 @@ def _count(x: Tensor, rule: str, weights: Tensor | None, dim: int) -> int:
     if wanted > most:
         warn(f"{wanted:.3g} bins would cover x: only {most} are made")
         return most
-    return math.ceil(wanted)
+    number = math.ceil(wanted)
+    if whole and extent % number == 0:
+        warn(
+            f"the last bin of x, closed on both sides, holds {extent / number + 1:.0f} whole "
+            f"numbers, the others {extent / number:.0f}: edges at the halves treat all alike"
+        )
+    return number
 
 
 def _width(x: Tensor, rule: str, weights: Tensor | None, dim: int) -> float:
@@ -84,8 +90,6 @@ def _width(x: Tensor, rule: str, weights: Tensor | None, dim: int) -> float:
             return width
         warn("the quartiles of x coincide: bins are of Scott's width")
     constant = (24 * math.pi**0.5) ** (1 / 3)
-    if weights is None:  # numpy's has N degrees of freedom
-        deviation = spread.deviation(column).item() * math.sqrt(1 - 1 / len(x))
-    else:
-        deviation = spread.deviation(column, weights).item()
+    # numpy's deviation has N degrees of freedom
+    deviation = spread.deviation(column, weights).item() * math.sqrt(1 - 1 / size)
     return constant * size ** (-1 / (dim + 2)) * deviation

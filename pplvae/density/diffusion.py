@@ -50,7 +50,8 @@ def isj(data: Array, *, weights: Array | None = None) -> Tensor:
     data = as_points(data, name="data", min_points=2)
     if data.shape[1] != 1:
         raise ValueError(f"data must have one column for 'isj', got {data.shape[1]}")
-    x, shares = data[:, 0].double(), spread.normalized(weights, len(data))
+    data, shares = spread.counted(data, weights)
+    x = data[:, 0].double()
     spread.deviation(data, shares)
     size = min(len(x.unique()), spread.effective_size(shares, len(x)))
     extent = (x.max() - x.min()).item()
@@ -88,7 +89,11 @@ def _equation(squares: np.ndarray, size: float) -> Callable[[float], float]:
         for s in range(_LAST - 1, 1, -1):
             odd = math.prod(range(1, 2 * s, 2)) / math.sqrt(2 * math.pi)
             constant = (1 + 0.5 ** (s + 0.5)) / 3
+            if value == 0:  # a smooth guess leaves nothing: the root is beyond
+                return -math.inf
             value = norm(s, (2 * constant * odd / (size * value)) ** (2 / (3 + 2 * s)))
+        if value == 0:
+            return -math.inf
         return time - (2 * size * math.sqrt(math.pi) * value) ** -0.4
 
     return equation

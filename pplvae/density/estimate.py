@@ -58,7 +58,7 @@ class KernelDensity:
     """A density made of bumps.
 
     Attributes:
-        data: Where the bumps stand, shape (N, D), float64.
+        data: Where the bumps stand, shape (N, D).
         bandwidth: Their width along each axis, shape (D,), or H, shape (D, D).
         kernel: Their shape.
         weights: Share of each, shape (N,), or None for 1 / N.

@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,8 +92,9 @@ def histogram(
 
     Bins are closed on the left; the last is closed on both sides. "fd" takes bins of width
     2 IQR N^(-1/3) or a little less, at least 1 for whole numbers. Where the quartiles coincide it
-    takes Scott's (24 √π / N)^(1/3) σ instead, with a warning; another warning says when that would
-    be more bins than are of use.
+    takes Scott's (24 √π / N)^(1/3) σ instead, with a warning. Others say when that would be more
+    bins than are of use, and when the last bin, closed on both sides, holds one whole number more
+    than its neighbors.
 
     Args:
         x: The sample, shape (N,).
@@ -143,7 +145,7 @@ def joint_histogram(
     if dim > 3:
         raise ValueError(f"x must have 1 to 3 columns, got {dim}")
     shares = spread.normalized(weights, len(x))
-    each = [bins] * dim if isinstance(bins, str | int) else list(bins)
+    each = [bins] * dim if isinstance(bins, str | int | np.integer) else list(bins)
     if len(each) != dim:
         raise ValueError(f"bins must be one for each of {dim} axes, got {len(each)}")
     edges = tuple(rules.edges(x[:, j], each[j], shares, dim) for j in range(dim))
@@ -159,13 +161,14 @@ def _bars(
     counts = index[inside].bincount(minlength=math.prod(shape))
     volume = functools.reduce(lambda v, e: v.unsqueeze(-1) * e.diff(), edges, x.new_ones(()))
     if shares is None:
-        mass, error, limit = counts / len(x), counts.to(x).sqrt() / len(x), EMPTY_LIMIT / len(x)
+        mass, error = counts.to(x) / len(x), counts.to(x).sqrt() / len(x)
+        limit = EMPTY_LIMIT / len(x)
     else:
+        limit = EMPTY_LIMIT * shares.square().sum().item()
         shares, length = shares[inside], len(counts)
         mass = index[inside].bincount(shares, minlength=length)
         error = index[inside].bincount(shares.square(), minlength=length).sqrt()
-        limit = EMPTY_LIMIT * shares.square().sum().item()
-    error = torch.where(counts > 0, error.to(x), limit)
+    error = torch.where(mass > 0, error.to(x), limit)
     density = mass.to(x).reshape(shape) / volume
     return density, error.reshape(shape) / volume, counts.reshape(shape)
 

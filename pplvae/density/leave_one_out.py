@@ -38,6 +38,7 @@ _FEW = 1000  # points that a search starts on
 _CLOSE = 1e-4  # the step of log c after which Newton's next is nothing
 _MOST_STEPS = 100
 _WIDTHS = torch.logspace(-2, 0.5, 16, dtype=torch.float64).tolist()  # tried by `lscv`
+_NARROW = 1e-3  # of Silverman's width: only copies want kernels so narrow
 _LONELY, _MOSTLY = 0.01, 0.5  # this share of the points sets more than this share of the width
 
 
@@ -74,8 +75,9 @@ def kl(
             the data.
     """
     data = as_points(data, name="data", min_points=2)
-    base = silverman(data.double(), weights=weights)
-    pairs, _ = _pairs(data, base, weights)
+    data, shares = spread.counted(data, weights)
+    base = silverman(data.double(), weights=shares)
+    pairs, _ = _pairs(data, base, shares)
     if held_out is not None:
         pairs = _explaining(pairs, data, base, held_out)
     few, dim = pairs.some(_FEW), data.shape[1]
@@ -85,6 +87,7 @@ def kl(
         start += math.log(len(few.points) / len(pairs.points)) / (dim + 4)
     log_factor, score = _best(pairs, start, progress)
     _warn_of_lonely_points(score, pairs.query_weights, dim)
+    _warn_of_copies(log_factor)
     return (base * math.exp(log_factor)).to(data.dtype)
 
 
@@ -105,13 +108,16 @@ def lscv(data: Array, *, weights: Array | None = None, progress: bool = True) ->
         ValueError: If a column does not vary.
     """
     data = as_points(data, name="data", min_points=2)
-    base = silverman(data.double(), weights=weights)
-    pairs, _ = _pairs(data, base, weights)
+    data, shares = spread.counted(data, weights)
+    base = silverman(data.double(), weights=shares)
+    pairs, _ = _pairs(data, base, shares)
     few = pairs.some(_FEW)
     errors = [_squared_error(few, c, progress)[0] for c in _WIDTHS]
     start = math.log(_WIDTHS[min(range(len(errors)), key=errors.__getitem__)])
     start += math.log(len(few.points) / len(pairs.points)) / (data.shape[1] + 4)
-    return (base * math.exp(_valley(pairs, start, progress))).to(data.dtype)
+    log_factor = _valley(pairs, start, progress)
+    _warn_of_copies(log_factor)
+    return (base * math.exp(log_factor)).to(data.dtype)
 
 
 def leave_one_out(
@@ -140,6 +146,11 @@ def leave_one_out(
     data = as_points(data, name="data", min_points=2)
     width = torch.as_tensor(bandwidth, dtype=torch.float64, device=data.device)
     check_positive("bandwidth", width)
+    if width.shape not in ((), (1,), (data.shape[1],)):
+        raise ValueError(
+            f"bandwidth must be one number or one for each of {data.shape[1]} columns, got shape "
+            f"{tuple(width.shape)}"
+        )
     width = width.expand(data.shape[1])
     pairs, back = _pairs(data, width, weights)
     found = pairs.score(1.0, progress=progress).log_density - width.log().sum()
@@ -223,6 +234,14 @@ def _valley(pairs: Pairs, t: float, progress: bool) -> float:
             return t + step
         before, t = (t, slope), t + step
     return t
+
+
+def _warn_of_copies(log_factor: float) -> None:
+    if log_factor < math.log(_NARROW):
+        warn(
+            f"the width is {math.exp(log_factor):.1g} of Silverman's: do points repeat, but for "
+            "rounding? They fake a density that is infinite there"
+        )
 
 
 def _warn_of_lonely_points(score: Score, weights: Tensor, dim: int) -> None:

@@ -31,6 +31,21 @@ def normalized(weights: Array | None, num_points: int) -> Tensor | None:
     return weights / weights.sum()
 
 
+def counted(data: Tensor, weights: Array | None) -> tuple[Tensor, Tensor | None]:
+    """Return the points that have weight, and their shares.
+
+    Raises:
+        ValueError: If fewer than two have.
+    """
+    shares = normalized(weights, len(data))
+    if shares is None:
+        return data, None
+    kept = shares > 0
+    if kept.sum() < 2:
+        raise ValueError("weights must be positive for at least 2 points, got 1")
+    return data[kept], shares[kept]
+
+
 def effective_size(weights: Tensor | None, num_points: int) -> float:
     """Return Kish's number of points, 1 / Σ w² for weights that sum to one."""
     return num_points if weights is None else 1 / weights.square().sum().item()

@@ -37,7 +37,7 @@ def silverman(data: Array, *, weights: Array | None = None) -> Tensor:
         ValueError: If a column does not vary.
     """
     data = as_points(data, name="data", min_points=2)
-    shares = spread.normalized(weights, len(data))
+    data, shares = spread.counted(data, weights)
     dim, size = data.shape[1], spread.effective_size(shares, len(data))
     sigma, iqr = spread.deviation(data, shares), spread.interquartile_range(data, shares)
     width = torch.where(iqr > 0, torch.minimum(sigma, iqr / 1.34), sigma)
@@ -63,7 +63,7 @@ def scott(data: Array, *, weights: Array | None = None) -> Tensor:
         ValueError: If a column does not vary.
     """
     data = as_points(data, name="data", min_points=2)
-    shares = spread.normalized(weights, len(data))
+    data, shares = spread.counted(data, weights)
     size = spread.effective_size(shares, len(data))
     factor = size ** (-1 / (data.shape[1] + 4))
     return (spread.deviation(data, shares) * factor).to(data.dtype)

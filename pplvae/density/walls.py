@@ -101,7 +101,7 @@ def walls(reflect: Sides | None, period: float | Array | None, data: Tensor) -> 
     if reflect is None and period is None:
         return None
     dim = data.shape[1]
-    low, high = reflect or (None, None)
+    low, high = _sides(reflect)
     out = Walls(
         _side(low, -math.inf, data, "reflect"),
         _side(high, math.inf, data, "reflect"),
@@ -121,10 +121,19 @@ def walls(reflect: Sides | None, period: float | Array | None, data: Tensor) -> 
     return out
 
 
+def _sides(reflect: Sides | None) -> Sides:
+    if reflect is None:
+        return None, None
+    if not isinstance(reflect, tuple | list) or len(reflect) != 2:
+        raise ValueError(f"reflect must be (low, high), with None for no wall, got {reflect}")
+    return reflect[0], reflect[1]
+
+
 def _side(value: float | Array | None, missing: float, data: Tensor, name: str) -> Tensor:
     """Return one number per axis, float64."""
     given = missing if value is None else value
-    side = torch.as_tensor(given, dtype=torch.float64, device=data.device)
+    # In the precision of the data, where a point may stand at the wall.
+    side = torch.as_tensor(given, device=data.device).to(data.dtype).double()
     if side.shape not in ((), (1,), (data.shape[1],)) or side.isnan().any():
         raise ValueError(f"{name} must be one number or one for each axis, got {value}")
     return side.expand(data.shape[1])

@@ -2,20 +2,29 @@
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.ops.indexing import Vindex
 from torch import Tensor
 
+from pplvae.mixtures.columns import column_scales
+from pplvae.mixtures.covariances import FORMS, Full
 from pplvae.mixtures.distribution import MixtureOfNormals
-from pplvae.mixtures.mixture import GaussianMixture, column_scales
+from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.prior import NormalInverseWishart
-from pplvae.validation import Array, as_points, as_tensor, check_positive, check_whole
+from pplvae.validation import (
+    Array,
+    as_points,
+    as_tensor,
+    check_one_of,
+    check_positive,
+    check_whole,
+)
 
 
 def model(
     x: Array,
     num_components: int,
     *,
+    covariance: str = "full",
     prior: NormalInverseWishart | None = None,
     concentration: float = 1.0,
     loc: Array | None = None,
@@ -39,9 +48,14 @@ def model(
         B_ii² ~ ChiSquared(ν − D + i),   B_ij ~ Normal(0, 1),   L_k = C B_k⁻¹,
         loc_k ~ Normal(m, L_k L_kᵀ / κ).
 
+    These are of full covariances. Tied, there is one scale and one R, or one B, for all
+    components; "diag" leaves R and the B_ij out; "spherical" has one scale for each component, its
+    prior median the root mean square of `scale`. `covariances` has the law of B for each form.
+
     Args:
         x: Data, shape (N, D).
         num_components: The number of components K.
+        covariance: Their form: "full", "tied", "diag" or "spherical".
         prior: A conjugate prior, as `gibbs.fit` has it, instead of the next five arguments.
         concentration: Of the symmetric Dirichlet prior of the weights.
         loc: Prior mean of the means, shape () or (D,), in units of x.
@@ -57,10 +71,10 @@ def model(
     Sites:
         weights: Latent, shape (K,).
         locs: Latent, shape (K, D).
-        scales: Latent, shape (K, D).
-        correlation_trils: Latent, shape (K, D, D), where D > 1.
-        pivots: B_ii², latent, shape (K, D), with a conjugate `prior` instead of these two.
-        shears: B_ij, latent, shape (K, D (D − 1) / 2), likewise, where D > 1.
+        scales: Latent, shape (K, D); tied (1, D), spherical (K, 1).
+        correlation_trils: Latent, shape (K, D, D) or tied (1, D, D), where D > 1.
+        pivots: B_ii², latent, shaped like `scales`, with a conjugate `prior` instead of these two.
+        shears: B_ij, latent, shape (K, D (D − 1) / 2) or tied (1, …), likewise, where D > 1.
         scale_trils: Deterministic, shape (K, D, D).
         assignment: Discrete, in plate `data`, where `enumerate_assignments`.
         x: Observed, in plate `data`, shape (N, D).
@@ -71,13 +85,15 @@ def model(
     """
     x = as_points(x)
     check_whole("num_components", num_components, 1)
+    check_one_of("covariance", covariance, FORMS)
+    form = FORMS[covariance]
     if prior is None:
         found = _separate(
-            x, num_components, concentration=concentration, loc=loc, scale=scale,
+            x, num_components, form, concentration=concentration, loc=loc, scale=scale,
             scale_spread=scale_spread, correlation_concentration=correlation_concentration,
         )  # fmt: skip
     else:
-        found = _conjugate(x, num_components, prior)
+        found = _conjugate(x, num_components, form, prior)
     weights, locs, scale_trils = found
 
     with pyro.plate("data", len(x), subsample_size=subsample_size, device=str(x.device)):
@@ -93,34 +109,40 @@ def model(
 
 
 def sites(
-    mixture: GaussianMixture, prior: NormalInverseWishart | None = None
+    mixture: GaussianMixture,
+    prior: NormalInverseWishart | None = None,
+    covariance: str = "full",
 ) -> dict[str, Tensor]:
-    """Return the values of the model's latent sites that make `mixture`, under that prior."""
+    """Return the values of the model's latent sites that make `mixture`, under that prior.
+
+    Covariances that are not of the form are replaced by the nearest that are.
+    """
+    form = FORMS[covariance]
+    scales = form.nearest(mixture.scale_trils, mixture.weights)
     found = {"weights": mixture.weights, "locs": mixture.locs}
-    return found | scale_sites(mixture.scale_trils, prior)
+    return found | scale_sites(scales, form, mixture.dim, prior)
 
 
-def scale_sites(scale_trils: Tensor, prior: NormalInverseWishart | None) -> dict[str, Tensor]:
-    """Return the values of the sites that make the factors, shape (…, K, D, D)."""
-    dim, own = scale_trils.shape[-1], {}
-    if prior is None:
-        scales = scale_trils.square().sum(dim=-1).sqrt()
-        own["scales"] = scales
-        if dim > 1:
-            own["correlation_trils"] = scale_trils / scales.unsqueeze(-1)
-        return own
-    spread = torch.linalg.cholesky(prior.scatter.to(scale_trils))
-    bartlett = torch.linalg.solve_triangular(scale_trils, spread, upper=False)
-    own["pivots"] = bartlett.diagonal(dim1=-2, dim2=-1).square()
-    if dim > 1:
-        row, column = torch.tril_indices(dim, dim, -1, device=scale_trils.device)
-        own["shears"] = bartlett[..., row, column]
-    return own
+def scale_sites(
+    scales: Tensor, form: Full, dim: int, prior: NormalInverseWishart | None
+) -> dict[str, Tensor]:
+    """Return the values of the sites that make the scales, shape (…, K, …) as the form has it."""
+    if prior is not None:
+        root = form.factor(form.reduce(prior.scatter.to(scales)))[0]
+        pivots, shears = form.to_bartlett(root, scales, dim=dim)
+        return {"pivots": pivots} | ({"shears": shears} if form.num_shears(dim) else {})
+    if not form.linear:
+        return {"scales": scales}
+    widths = scales.square().sum(dim=-1).sqrt()
+    return {"scales": widths} | (
+        {"correlation_trils": scales / widths.unsqueeze(-1)} if dim > 1 else {}
+    )
 
 
 def _separate(
     x: Tensor,
     num_components: int,
+    form: Full,
     *,
     concentration: float,
     loc: Array | None,
@@ -138,53 +160,45 @@ def _separate(
         ("correlation_concentration", correlation_concentration),
     ):
         check_positive(name, value)
-    shape = torch.Size([num_components, x.shape[1]])
-    weights = pyro.sample("weights", dist.Dirichlet(x.new_full(shape[:1], concentration)))
-    loc, scale = loc.expand(shape), scale.expand(shape)
+    dim = x.shape[1]
+    concentrations = x.new_full((num_components,), concentration)
+    weights = pyro.sample("weights", dist.Dirichlet(concentrations))
+    loc, scale = loc.expand(num_components, dim), scale.expand(num_components, dim)
     locs = pyro.sample("locs", dist.Normal(loc, scale).to_event(2))
-    scales = pyro.sample("scales", dist.LogNormal(scale.log(), scale_spread).to_event(2))
-    correlation_trils = _correlation_trils(shape, x.new_tensor(correlation_concentration))
-    scale_trils = scales.unsqueeze(-1) * correlation_trils
-    return weights, locs, pyro.deterministic("scale_trils", scale_trils, event_dim=3)
+    num = 1 if form.tied else num_components
+    widths = form.widths(scale[:num])
+    scales = pyro.sample("scales", dist.LogNormal(widths.log(), scale_spread).to_event(2))
+    if form.linear:
+        scales = scales.unsqueeze(-1) * _correlation_trils(num, dim, correlation_concentration, x)
+    trils = form.trils(scales, num_components, dim)
+    return weights, locs, pyro.deterministic("scale_trils", trils, event_dim=3)
 
 
 def _conjugate(
-    x: Tensor, num_components: int, prior: NormalInverseWishart
+    x: Tensor, num_components: int, form: Full, prior: NormalInverseWishart
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sample weights, locs and scale_trils from the conjugate prior."""
     dim = x.shape[1]
     prior.check_dim(dim)
     concentration = x.new_full((num_components,), prior.concentration)
     weights = pyro.sample("weights", dist.Dirichlet(concentration))
-    spread = torch.linalg.cholesky(prior.scatter.to(x))
-    bartlett = _bartlett(num_components, prior.degrees, x.new_zeros(dim))
-    scale_trils = torch.linalg.solve_triangular(bartlett, spread, upper=False, left=False)
-    scale_trils = pyro.deterministic("scale_trils", scale_trils, event_dim=3)
+    root = form.factor(form.reduce(prior.scatter.to(x)))[0]
+    degrees = x.new_full((1 if form.tied else num_components,), prior.degrees)
+    pivots = pyro.sample("pivots", dist.Chi2(form.pivot_counts(degrees, dim)).to_event(2))
+    shears = None
+    if form.num_shears(dim):
+        normal = dist.Normal(x.new_zeros(len(degrees), form.num_shears(dim)), 1.0)
+        shears = pyro.sample("shears", normal.to_event(2))
+    scales = form.from_bartlett(root, pivots, shears, dim=dim)
+    trils = form.trils(scales, num_components, dim)
+    scale_trils = pyro.deterministic("scale_trils", trils, event_dim=3)
     normal = dist.MultivariateNormal(prior.loc.to(x), scale_tril=scale_trils / prior.strength**0.5)
     return weights, pyro.sample("locs", normal.to_event(1)), scale_trils
 
 
-def _bartlett(num_components: int, degrees: float, like: Tensor) -> Tensor:
-    """Sample lower triangular B, shape (K, D, D), with Bᵀ B ~ Wishart(ν, I)."""
-    dim = len(like)
-    counts = degrees - dim + 1 + torch.arange(dim).to(like)
-    pivots = dist.Chi2(counts.expand(num_components, dim)).to_event(2)
-    factor = pyro.sample("pivots", pivots).sqrt().diag_embed()
-    if dim == 1:
-        return factor
-    row, column = torch.tril_indices(dim, dim, -1)
-    shears = pyro.sample(
-        "shears", dist.Normal(like.new_zeros(num_components, len(row)), 1.0).to_event(2)
-    )
-    # A product rather than an assignment: whatever has batched the sites, it follows.
-    places = torch.nn.functional.one_hot(row * dim + column, dim * dim).to(like)
-    return factor + (shears @ places).unflatten(-1, (dim, dim))
-
-
-def _correlation_trils(shape: torch.Size, concentration: Tensor) -> Tensor:
-    """Sample Cholesky factors of correlation matrices, shape (K, D, D); in one dimension, ones."""
-    num_components, dim = shape
+def _correlation_trils(num: int, dim: int, concentration: float, like: Tensor) -> Tensor:
+    """Sample Cholesky factors of correlations, shape (num, D, D); in one dimension, ones."""
     if dim == 1:  # LKJCholesky begins at two dimensions
-        return torch.ones_like(concentration).expand(num_components, 1, 1)
-    prior = dist.LKJCholesky(dim, concentration.expand(num_components))
+        return like.new_ones(num, 1, 1)
+    prior = dist.LKJCholesky(dim, like.new_full((num,), concentration))
     return pyro.sample("correlation_trils", prior.to_event(1))

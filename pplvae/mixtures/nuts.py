@@ -10,17 +10,19 @@ from functools import partial
 from pplvae import randomness
 from pplvae.infer import nuts
 from pplvae.mixtures import em
+from pplvae.mixtures.covariances import FORMS
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.model import model, sites
 from pplvae.mixtures.posterior import MixturePosterior, joined, scattered
 from pplvae.mixtures.prior import NormalInverseWishart
-from pplvae.validation import Array, as_points, check_whole
+from pplvae.validation import Array, as_points, check_one_of, check_whole
 
 
 def fit(
     x: Array,
     num_components: int,
     *,
+    covariance: str = "full",
     prior: NormalInverseWishart | None = None,
     num_draws: int = 1000,
     warmup_steps: int = 500,
@@ -39,6 +41,7 @@ def fit(
     Args:
         x: Data, shape (N, D); the fit is in double precision.
         num_components: The number of components K.
+        covariance: Their form: "full", "tied", "diag" or "spherical".
         prior: A conjugate prior; where None, that of `model`.
         num_draws: Draws S kept in each chain, at least 4.
         warmup_steps: Steps before them, which set the step size and the mass matrix.
@@ -57,18 +60,21 @@ def fit(
         ValueError: If there are not more points than components, or an argument is impossible.
     """
     check_whole("num_chains", num_chains, 1)
+    check_one_of("covariance", covariance, FORMS)
     x = as_points(x, min_points=num_components + 1).double()
     seed = randomness.resolve(seed)
     if start is None:
-        start = em.fit(x, num_components, seed=seed, progress=progress).mixture
+        start = em.fit(
+            x, num_components, covariance=covariance, seed=seed, progress=progress
+        ).mixture
     rng = randomness.generator(seed)
     starts = scattered(start, len(x), num_chains, permuted=permuted_starts, rng=rng)
-    program = partial(model, num_components=num_components, prior=prior)
+    program = partial(model, num_components=num_components, covariance=covariance, prior=prior)
     chains = [
         nuts.fit(
             program, x, num_draws=num_draws, warmup_steps=warmup_steps, num_chains=1,
             target_accept_prob=target_accept_prob, max_tree_depth=max_tree_depth, jit=jit,
-            init=sites(own, prior), pointwise=pointwise, progress=progress,
+            init=sites(own, prior, covariance), pointwise=pointwise, progress=progress,
             seed=(seed + chain) % (randomness.MAX_SEED + 1),
         )
         for chain, own in enumerate(starts)

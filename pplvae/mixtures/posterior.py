@@ -11,7 +11,7 @@ draws are renumbered first (see `relabel`), and R-hat, ESS and means are of the 
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from pplvae import infer
 from pplvae.infer import Posterior
+from pplvae.mixtures.checks import check_dims
 from pplvae.mixtures.distribution import MixtureOfNormals
+from pplvae.mixtures.maps import triangular
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.relabel import relabel
 from pplvae.validation import Array, as_points, check_in_range, check_whole
@@ -107,6 +109,23 @@ class MixturePosterior(Posterior):
             f"{self.num_chains} chains × {self.num_draws} draws, {self.label_modes} label modes; "
             f"{self.cost.cpu_seconds:.1f} CPU-s)"
         )
+
+    def marginal(self, dims: Sequence[int]) -> "MixturePosterior":
+        """Return the posterior of the mixture that x[dims] follows, numbered alike.
+
+        It has weights, means and factors only.
+
+        Raises:
+            ValueError: If `dims` is empty, repeats itself, or is outside [0, D − 1].
+        """
+        dims = check_dims(dims, self.draws["locs"].shape[-1])
+        draws = {
+            "weights": self.draws["weights"],
+            "locs": self.draws["locs"][..., dims],
+            "scale_trils": triangular(self.draws["scale_trils"][..., dims, :]),
+        }
+        start = None if self.start is None else self.start.marginal(dims)
+        return replace(self, draws=draws, log_likelihood={}, observed={}, start=start)
 
     def log_prob(self, x: Array, *, num_draws: int = 200) -> Tensor:
         """Return the posterior predictive log density in nats, shape (N,).

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pplvae.mixtures.mixture import GaussianMixture, column_scales
+from pplvae.mixtures.columns import column_scales
+from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.validation import Array, as_points, as_tensor, check_positive, check_whole
 
 

@@ -10,8 +10,8 @@ Reference:
 import torch
 from torch import Tensor
 
-from pplvae.mixtures.climb import Problem
 from pplvae.mixtures.covariances import Full, Moments, Parameters
+from pplvae.mixtures.problem import Problem
 
 LLOYD_STEPS = 10
 SAME = 1e-12  # of |a|² + |b|², below which two points are one: what the product's rounding leaves

@@ -12,7 +12,9 @@ from typing import Any
 from pplvae.infer import laplace, svi
 from pplvae.infer import map as mode
 from pplvae.mixtures import em
-from pplvae.mixtures.mixture import GaussianMixture, column_scales
+from pplvae.mixtures.columns import column_scales
+from pplvae.mixtures.covariances import FORMS
+from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.model import model, sites
 from pplvae.mixtures.posterior import MixturePosterior
 from pplvae.mixtures.prior import NormalInverseWishart
@@ -25,6 +27,7 @@ def fit(
     x: Array,
     num_components: int,
     *,
+    covariance: str = "full",
     prior: NormalInverseWishart | None = None,
     guide: str = "mean_field",
     enumerate_assignments: bool = False,
@@ -42,6 +45,7 @@ def fit(
     Args:
         x: Data, shape (N, D); the fit is in double precision.
         num_components: The number of components K.
+        covariance: Their form: "full", "tied", "diag" or "spherical".
         prior: A conjugate prior; where None, that of `model`.
         guide: "mean_field", "full_rank" or "low_rank" by variational inference; "laplace", as wide
             as the curvature at the mode says; "map", the mode itself, one draw.
@@ -60,15 +64,22 @@ def fit(
         ValueError: If there are not more points than components, or an argument is impossible.
     """
     check_one_of("guide", guide, GUIDES)
+    check_one_of("covariance", covariance, FORMS)
     x = as_points(x, min_points=num_components + 1).double()
     if start is None:
-        start = em.fit(x, num_components, seed=seed, progress=progress).mixture
+        start = em.fit(
+            x, num_components, covariance=covariance, seed=seed, progress=progress
+        ).mixture
     program = partial(
-        model, num_components=num_components, prior=prior,
+        model, num_components=num_components, covariance=covariance, prior=prior,
         enumerate_assignments=enumerate_assignments,
         loc=x.mean(dim=0), scale=column_scales(x),  # the model's own, found once for all steps
     )  # fmt: skip
-    known: dict[str, Any] = {"init": sites(start, prior), "pointwise": pointwise, "seed": seed}
+    known: dict[str, Any] = {
+        "init": sites(start, prior, covariance),
+        "pointwise": pointwise,
+        "seed": seed,
+    }
     if guide == "map":
         found = mode.fit(program, x, max_steps=num_steps, **known)
     elif guide == "laplace":

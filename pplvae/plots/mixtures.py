@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pplvae.mixtures import GaussianMixture
+from pplvae.mixtures.posterior import PredictiveDensity
 from pplvae.mixtures.selection import MORE_IS_BETTER, Selection
 from pplvae.plots.points import class_colors, dot_size, plane, write
 from pplvae.plots.style import COLORS, array, axes, panels
@@ -157,6 +158,38 @@ def mixture_means(locs: Array, x: Array | None = None, *, ax: "Axes | None" = No
         variances, turn = np.linalg.eigh(np.cov(draws[:, k].T))
         root = turn * np.sqrt(variances.clip(0))
         _ellipse(ax, draws[:, k].mean(axis=0), radius * root, color, 1.2)
+    return ax
+
+
+def mixture_interval(
+    x: Array,
+    density: PredictiveDensity,
+    data: Array | None = None,
+    *,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw the density along a line, how sure it is, and a histogram of the data.
+
+    Args:
+        x: Where it is evaluated, shape (N,) or (N, 1), rising.
+        density: The density there, as `posterior.marginal([0]).density(x)`.
+        data: The points, shape (M,) or (M, 1).
+        ax: Where to draw.
+
+    Raises:
+        ValueError: If there are not as many places as densities.
+    """
+    places, ax = array(x).reshape(-1), axes(ax)
+    if len(places) != len(density.density):
+        raise ValueError(f"x must hold {len(density.density)} places, got {len(places)}")
+    if data is not None:
+        ax.hist(array(data).reshape(-1), "fd", density=True, color="#E3E3E3", label="data")
+    low, middle, high = map(array, (density.low, density.density, density.high))
+    name = f"{100 * density.prob:g} % interval"
+    ax.fill_between(places, low, high, color=COLORS["blue"], alpha=0.3, linewidth=0, label=name)
+    ax.plot(places, middle, color=COLORS["blue"], linewidth=1.5, label="posterior mean")
+    ax.set(xlabel="x", ylabel="density", ylim=(0, None))
+    ax.legend(frameon=False)
     return ax
 
 

@@ -7,6 +7,7 @@ from pplvae import plots, randomness
 from pplvae.mixtures import gibbs, selection, svi
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.posterior import MixturePosterior
+from pplvae.plots.mixtures import mixture_interval
 from pplvae.report.section import Figure, Section, Study, Table, drawn
 
 TITLE = "Which clusters do they form?"
@@ -101,7 +102,9 @@ def _mixture(way: GaussianMixture | MixturePosterior) -> GaussianMixture:
 def _chains(posterior: MixturePosterior) -> str:
     """Say whether the chains agree, once their components are numbered alike."""
     table = posterior.summary()
-    r_hat, ess = table["r_hat"].to_numpy().max(), table["ess_bulk"].to_numpy().min()
+    # But of constants, which have none.
+    r_hat = torch.as_tensor(table["r_hat"].to_numpy(dtype=float)).nan_to_num(nan=0.0).max().item()
+    ess = torch.as_tensor(table["ess_bulk"].to_numpy(dtype=float)).nan_to_num(nan=torch.inf).min()
     modes = posterior.label_modes
     seen = f"{modes} numberings of the components" if modes > 1 else "one numbering only"
     if r_hat <= R_HAT:
@@ -135,15 +138,36 @@ def _figures(
         ax.set(**names)
         caption = "The mixture on the plane of the first two components: ellipses of two sds."
         pictures.append(drawn("mixture", caption, ax))
+        ax = plots.mixture_uncertainty(x, mixture.marginal([0, 1]))
+        ax.set(**names)
+        caption = (
+            "How sure each point's component is, going by these two components alone: the darker "
+            "and larger, the less."
+        )
+        pictures.append(drawn("uncertainty", caption, ax))
         ax = plots.mixture_means(posterior.draws["locs"][..., :2], x)
         ax.set(**names)
         caption = "How sure the means are: Gibbs's draws, and where 95 % of each lie."
         pictures.append(drawn("means", caption, ax))
+    pictures.append(_along_the_first(study, posterior))
     if len(chosen_by.candidates) > 1:
         ax = plots.selection(chosen_by, "bic")
         caption = "BIC by the number of components: the least is taken."
         pictures.append(drawn("bic", caption, ax))
     return pictures
+
+
+def _along_the_first(study: Study, posterior: MixturePosterior) -> Figure:
+    values = study.components[study.some(MOST_POINTS), 0]
+    grid = torch.linspace(values.min().item(), values.max().item(), 300, dtype=values.dtype)
+    density = posterior.marginal([0]).density(grid)
+    ax = mixture_interval(grid, density, values)
+    ax.set_xlabel("principal component 1")
+    caption = (
+        "The density along the first component: Gibbs's posterior mean, and the central 95 % of "
+        "its draws at each place."
+    )
+    return drawn("mixture-density", caption, ax)
 
 
 def _weights(ways: dict[str, GaussianMixture | MixturePosterior]) -> Table:

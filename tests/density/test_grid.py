@@ -43,8 +43,8 @@ def test_integrates_to_one(name: str, dim: int) -> None:
 
 
 def test_prints_in_a_line() -> None:
-    found = kernel.on_grid(torch.tensor([0.0, 1.0]), 1.0, kernel="cosine", num_points=7)
-    assert repr(found) == "GridDensity((7,) values on [-1, 2])"
+    found = kernel.on_grid(torch.tensor([0.0, 1.0]), 1.0, kernel="cosine", num_points=31)
+    assert repr(found) == "GridDensity((31,) values on [-1, 2])"
 
 
 def test_refuses() -> None:

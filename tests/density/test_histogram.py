@@ -20,6 +20,7 @@ SAMPLES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:the last bin of x")
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("rule", ["fd", "scott", "sturges"])
 def test_rules_agree_with_numpy(name: str, rule: str) -> None:

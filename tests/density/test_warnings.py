@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from pplvae.density import bandwidth, histogram, joint_histogram, kernel
 
@@ -24,3 +25,21 @@ def test_a_warning_points_at_the_callers_line(call: Callable[[], object], messag
         call()
     assert [warning.filename for warning in caught] == [__file__]
     assert caught[0].lineno == inspect.getsourcelines(call)[1]
+
+
+def test_whole_numbers_that_the_last_bin_holds_twice_are_named() -> None:
+    with pytest.warns(UserWarning, match="holds 2 whole numbers, the others 1"):
+        histogram(torch.arange(10.0).repeat(100))
+
+
+def test_a_grid_too_coarse_for_its_kernels_is_named() -> None:
+    far = torch.cat([torch.randn(100), torch.tensor([1e5])])
+    with pytest.warns(UserWarning, match="too coarse for the density"):
+        kernel.on_grid(far, 0.3)
+
+
+@pytest.mark.parametrize("rule", [bandwidth.kl, bandwidth.lscv])
+def test_copies_but_for_rounding_are_named(rule: Callable[..., Tensor]) -> None:
+    x = torch.randn(100, 1)
+    with pytest.warns(UserWarning, match="do points repeat, but for rounding"):
+        rule(torch.cat([x, x.float().double()]), progress=False)

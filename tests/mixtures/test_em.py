@@ -1,4 +1,5 @@
 import math
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def x() -> Tensor:
 
 
 def quiet(x: Any, num_components: int, **options: Any) -> em.EMFit:
-    return em.fit(x, num_components, **{"seed": 0, "num_starts": 4, "progress": False, **options})
+    return em.fit(x, num_components, **{"seed": 0, "num_starts": 2, "progress": False, **options})
 
 
 def by_place(mixture: GaussianMixture) -> GaussianMixture:
@@ -164,7 +165,13 @@ def test_says_when_it_ran_out_of_steps(x: Tensor) -> None:
 # The best of 20 starts of scikit-learn 1.9.1 with reg_covar 1e-6 and tol 1e-8.
 @pytest.mark.parametrize(
     ("num_components", "expected", "seeds"),
-    [(1, -379.9146, 1), (2, -214.3547, 5), (3, -180.1855, 5)],  # 20 of 20 seeds, seen by hand
+    [
+        (1, -379.9146, 1),
+        (2, -214.3547, 3),
+        (3, -180.1855, 3),
+        pytest.param(2, -214.3547, 20, marks=pytest.mark.slow),
+        pytest.param(3, -180.1855, 20, marks=pytest.mark.slow),
+    ],
 )
 def test_finds_the_best_of_iris(num_components: int, expected: float, seeds: int) -> None:
     x = torch.as_tensor(load_iris().data)
@@ -269,10 +276,10 @@ def test_makes_no_tensor_of_points_times_components_times_dimensions() -> None:
                 largest = max(largest, out.untyped_storage().nbytes() // out.element_size())
             return out
 
-    x = torch.randn(40_000, 20)
+    x = torch.randn(30_000, 20)
     with Watch():
         quiet(x, 8, max_steps=3, num_starts=1, accelerate=False)
-    assert largest == 40_000 * 20
+    assert largest == 30_000 * 20
 
 
 # Data on which a covariance is singular, or wants to be.
@@ -339,17 +346,23 @@ def test_ranks_a_spike_below_a_mixture_without() -> None:
 # Longer strides, a prior, and data that are not a plain table.
 
 
-def test_longer_strides_take_a_third_of_the_steps_where_components_overlap() -> None:
-    """Three components 2 sd apart; the height to reach is 1e-6 nats a point below the top."""
+@cache
+def overlapping() -> tuple[Tensor, GaussianMixture, em.EMFit]:
+    """Three components 2 sd apart, a start, and where plain steps lead by default."""
     corners = 2 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.866]])
     truth = GaussianMixture(torch.ones(3) / 3, corners, torch.eye(2).expand(3, 2, 2))
     x = truth.sample(500, seed=3).x
-    options = {"start": em.init(x, 3, seed=0), "jitter": 0.0, "tolerance": 1e-8}
-    plain = quiet(x, 3, accelerate=False, **options)
-    fast = quiet(x, 3, **options)
-    best = max(plain.log_likelihood, fast.log_likelihood)
+    start = em.init(x, 3, seed=0)
+    plain = quiet(x, 3, start=start, jitter=0.0, accelerate=False, max_steps=5000)
+    return x, start, plain
+
+
+def test_longer_strides_take_a_third_of_the_steps_where_components_overlap() -> None:
+    """The height to reach is 1e-6 nats a point below the top."""
+    x, start, plain = overlapping()
+    fast = quiet(x, 3, start=start, jitter=0.0, tolerance=1e-9)
     needed = [
-        next(i for i, v in enumerate(fit.log_likelihoods) if v > best - 1e-6 * 500)
+        next(i for i, v in enumerate(fit.log_likelihoods) if v > fast.log_likelihood - 1e-6 * 500)
         for fit in (plain, fast)
     ]
     assert 3 * needed[1] < needed[0]
@@ -358,13 +371,9 @@ def test_longer_strides_take_a_third_of_the_steps_where_components_overlap() -> 
 
 def test_stops_within_the_tolerance_of_the_maximum() -> None:
     """At 2 sd a gain of 1e-7 a step would stop 100 times too early: EM creeps."""
-    corners = 2 * torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 0.866]])
-    truth = GaussianMixture(torch.ones(3) / 3, corners, torch.eye(2).expand(3, 2, 2))
-    x = truth.sample(500, seed=3).x
-    start = em.init(x, 3, seed=0)
+    x, start, plain = overlapping()
     end = quiet(x, 3, start=start, jitter=0.0, tolerance=1e-11).log_likelihood
-    for accelerate in (True, False):
-        fit = quiet(x, 3, start=start, jitter=0.0, accelerate=accelerate, max_steps=5000)
+    for fit in (plain, quiet(x, 3, start=start, jitter=0.0)):
         assert fit.converged
         # Aitken's rule is an estimate: twice the tolerance, at 500 points.
         assert end - fit.log_likelihood < 2e-7 * 500

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pplvae import plots
 from pplvae.mixtures import GaussianMixture, selection
+from pplvae.mixtures.posterior import PredictiveDensity
+from pplvae.plots.mixtures import mixture_interval
 from pplvae.plots.points import class_colors
 
 
@@ -122,6 +124,21 @@ def test_the_ellipse_of_a_mean_holds_its_draws() -> None:
     assert len(ax.collections[1].get_offsets()) == 1000, "as many as can be told apart"
 
 
+def test_the_band_lies_where_the_interval_does_and_the_line_between() -> None:
+    x = torch.linspace(0, 1, 30)
+    told = PredictiveDensity(1 + x, 0.5 + x, 2 + x, prob=0.8)
+    ax = mixture_interval(x, told, torch.rand(90, 1))
+    (line,) = ax.lines
+    assert line.get_ydata() == pytest.approx((1 + x).numpy())
+    band = ax.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((0.5, 3.0))
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "data", "80 % interval", "posterior mean"
+    ]  # fmt: skip
+    area = sum(bar.get_width() * bar.get_height() for bar in ax.patches)
+    assert area == pytest.approx(1.0), "the histogram is a density too"
+
+
 def steps(num: int) -> list[GaussianMixture]:
     return [two(apart=3.0 + step) for step in range(num)]
 
@@ -224,6 +241,12 @@ def test_a_degenerate_fit_is_hollow() -> None:
         (
             lambda m: plots.mixture_animation(torch.zeros(4, 2), [], None),
             "the number of mixtures must be at least 1, got 0",
+        ),
+        (
+            lambda _: mixture_interval(
+                torch.zeros(4), PredictiveDensity(*torch.zeros(3, 5), prob=0.9)
+            ),
+            "x must hold 5 places, got 4",
         ),
         (lambda _: plots.selection(chosen(), "aic"), "criterion must be one of bic, held_out"),
     ],

@@ -24,6 +24,7 @@ def _few_steps() -> Iterator[None]:
         patch.setattr(clusters, "GIBBS_DRAWS", 20)
         patch.setattr(code, "EPOCHS", 2)
         patch.setattr(density, "NUM_EPOCHS", 2)
+        patch.setattr(density, "MOST_FITTED", 120)
         patch.setattr(autoencoder, "STEPS_A_POINT", 3)
         yield
 

@@ -1,0 +1,81 @@
+"""Where a fit begins: the best of many starts after a few steps, or a mixture that is given."""
+
+from dataclasses import replace
+
+import torch
+
+from pplvae.mixtures import starts
+from pplvae.mixtures.climb import Climber
+from pplvae.mixtures.covariances import Full, Parameters
+from pplvae.mixtures.mixture import GaussianMixture
+from pplvae.mixtures.paths import Path, paths
+from pplvae.mixtures.points import Table
+from pplvae.mixtures.problem import GONE, Problem
+from pplvae.mixtures.reading import Data
+
+SHORT = 12  # steps from each start
+FEW = 6  # starts that are climbed to the end, or more where that costs little:
+LITTLE = 2**20  # monomials of all points for each such start
+SAME = 1e-6  # of a log likelihood, within which two climbs are taken for one
+
+
+def many(
+    data: Data, problem: Problem, num_components: int, num_starts: int, rng: torch.Generator
+) -> Parameters:
+    """Return R starts: clusters by turns of whitened points and of standardized columns."""
+    standard = data.sample @ (data.frame.scale / data.scales.unsqueeze(-1)).mT
+    owners = torch.stack(
+        [
+            starts.clusters(
+                (standard, data.sample)[turn % 2],
+                num_components, 1, rng, weights=data.weights, labels=data.labels,
+            )[0]
+            for turn in range(num_starts)
+        ]
+    )  # fmt: skip
+    return starts.mixtures(problem, data.sample, owners, num_components, data.weights)
+
+
+def best(
+    data: Data, problem: Problem, climber: Climber, start: Parameters
+) -> tuple[list[Path], list[float]]:
+    """Return the best of the starts after a few steps, and where the others are, in nats."""
+    climbs = paths(start)
+    cost = data.points.size * problem.form.num_features(start.locs.shape[-1])
+    few = max(FEW, LITTLE // cost)
+    if len(climbs) <= few:
+        return climbs, []
+    if not data.is_whole:
+        climber = Climber(replace(problem, points=Table(data.sample.mT, data.weights)))
+    climber.run(climbs, max_steps=SHORT, tolerance=0.0, accelerate=False)
+    chosen, others = _distinct(climbs, few)
+    if not data.is_whole:
+        return [paths(path.at)[0] for path in chosen], []
+    for path in chosen:
+        path.done = path.converged = False
+    return chosen, [path.log_likelihoods[-1] - data.log_det for path in others]
+
+
+def _distinct(climbs: list[Path], few: int) -> tuple[list[Path], list[Path]]:
+    """Return the best paths that differ, at most so many, and the others."""
+    best, others = [], []
+    for path in sorted(climbs, key=lambda path: path.objectives[-1], reverse=True):
+        near = SAME * max(1.0, abs(path.objectives[-1]))
+        known = any(abs(path.objectives[-1] - other.objectives[-1]) < near for other in best)
+        (others if known or len(best) == few else best).append(path)
+    return best, others
+
+
+def from_mixture(
+    start: GaussianMixture, data: Data, form: Full, num_components: int
+) -> Parameters:
+    """Return a start in the coordinates of the fit, its covariances of the form."""
+    if (start.num_components, start.dim) != (num_components, len(data.frame.center)):
+        wanted = f"{num_components} components in {len(data.frame.center)} dimensions"
+        raise ValueError(f"start must have {wanted}, got {start}")
+    weights, locs, trils = (p.double() for p in (start.weights, start.locs, start.scale_trils))
+    scale = data.frame.scale
+    locs = torch.linalg.solve_triangular(scale, (locs - data.frame.center).mT, upper=False).mT
+    trils = torch.linalg.solve_triangular(scale, trils, upper=False)
+    scales = form.nearest(trils[None], weights[None])
+    return Parameters(weights.log().clamp_min(GONE)[None], locs[None], scales)
