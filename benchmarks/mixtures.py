@@ -167,6 +167,8 @@ def torchgmm(steps):
                                 max_epochs=steps, accelerator="cpu", logger=False,
                                 enable_progress_bar=False, enable_checkpointing=False))
     model.fit(x.float())
+    if model.num_iter_ < steps:
+        raise RuntimeError(f"stopped after {model.num_iter_} of {steps} iterations")
 
 for name, run in (("pomegranate", pomegranate), ("torchgmm", torchgmm)):
     try:

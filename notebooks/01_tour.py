@@ -259,7 +259,7 @@ stack = autoencoders.stacked.fit(
 ).autoencoder
 rows = {"digits": x[:16], "PCA": plane.reconstruct(x[:16]), "stacked": stack.reconstruct(x[:16])}
 plots.image_rows(rows, digits.shape)
-print(f"lost by PCA {plane.error(x):.0f}, by the stack {stack.error(x):.0f} (squared, per digit)")
+print(f"lost by PCA {plane.error(x):.2f}, by the stack {stack.error(x):.2f} (squared, per digit)")
 
 # %% [markdown]
 # ## Which latent variables?

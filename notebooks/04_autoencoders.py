@@ -125,12 +125,14 @@ windows.autoencoder.summary()
 
 # %%
 sizes = (2, 8) if SMOKE else (2, 4, 8, 16)
-errors = {name: {} for name in ("PCA", "stacked", "convolutional", "VAE")}
+errors = {name: {} for name in ("PCA", "linear", "stacked", "convolutional", "VAE")}
 for size in sizes:
     model = vae.mlp(64, size, hidden_dims=(128, 32), likelihood=vae.Gaussian(start=0.2), seed=0)
     vae.fit(model, train.x, schedule=optimize.cosine, **options | {"num_epochs": 3 * EPOCHS})
     errors["VAE"][size] = error(model)
     errors["PCA"][size] = error(linear.fit(train.x, size))
+    tied = linear.fit(train.x, size, method="gradient", tied=True, num_epochs=1000, **quiet)
+    errors["linear"][size] = error(tied)
     deep = stacked.fit(train.x, (128, 32, size), at_once=False, **options)
     errors["stacked"][size] = error(deep)
     seen = convolutional.fit(train.x, digits.shape, size, channels=(16, 32), **options)

@@ -1,6 +1,6 @@
 """Feed-forward networks on rows of numbers: dense ones, and convolutional ones for images."""
 
-from pplvae.networks.convolution import conv_decoder, conv_encoder, output_size
+from pplvae.networks.conv import conv_decoder, conv_encoder, output_size
 from pplvae.networks.dense import ACTIVATIONS, Squash, mlp
 from pplvae.networks.layers import Layer, Summary, same_layers, summary
 from pplvae.networks.modes import evaluating, in_mode

@@ -1,5 +1,6 @@
 """Which clusters do they form?"""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,9 +103,9 @@ def _mixture(way: GaussianMixture | MixturePosterior) -> GaussianMixture:
 def _chains(posterior: MixturePosterior) -> str:
     """Say whether the chains agree, once their components are numbered alike."""
     table = posterior.summary()
-    # But of constants, which have none.
-    r_hat = torch.as_tensor(table["r_hat"].to_numpy(dtype=float)).nan_to_num(nan=0.0).max().item()
-    ess = torch.as_tensor(table["ess_bulk"].to_numpy(dtype=float)).nan_to_num(nan=torch.inf).min()
+    # Of constants, such as zeros above a diagonal, there is neither.
+    r_hat = float(np.nanmax(table["r_hat"].to_numpy(dtype=float)))
+    ess = float(np.nanmin(table["ess_bulk"].to_numpy(dtype=float)))
     modes = posterior.label_modes
     seen = f"{modes} numberings of the components" if modes > 1 else "one numbering only"
     if r_hat <= R_HAT:

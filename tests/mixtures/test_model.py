@@ -86,7 +86,7 @@ def test_trains_in_bare_pyro(enumerate_assignments: bool) -> None:
     guide = AutoNormal(poutine.block(ours, hide=["assignment"]))
     elbo = TraceEnum_ELBO(max_plate_nesting=1) if enumerate_assignments else Trace_ELBO()
     svi = SVI(ours, guide, pyro.optim.Adam({"lr": 0.15}), elbo)
-    losses = [svi.step() for _ in range(30)]
+    losses = [svi.step() for _ in range(45)]
     pyro.clear_param_store()
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
