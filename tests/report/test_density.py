@@ -40,7 +40,8 @@ def test_few_points_are_not_held_out() -> None:
     assert found.numbers["held_out_nats_per_point"] == {}
 
 
-def test_what_a_bandwidth_warns_of_is_a_note() -> None:
+def test_what_a_bandwidth_warns_of_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pplvae.report.density.MOST_FITTED", 1000)
     x = torch.randn(300, 1)
     x[:3] = torch.tensor([[100.0], [200.0], [300.0]])
     found = section(x, 1.0)
