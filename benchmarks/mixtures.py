@@ -203,7 +203,7 @@ def _others(
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not lines:
-        return done.stderr.strip().splitlines()[-1]
+        return (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
     found = json.loads(lines[0].removeprefix("RESULT"))
     return ", ".join(
         f"{name} {value / mine:.1f}x" if isinstance(value, float) else f"{name} {value}"
