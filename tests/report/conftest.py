@@ -1,12 +1,15 @@
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 
 import pytest
-import torch
+from matplotlib import pyplot
+from matplotlib.axes import Axes
 
-from pplvae import data, plots
-from pplvae.report import Report, autoencoder, build, clusters, code, density, trust
+from pplvae import plots
+from pplvae.report import autoencoder, clusters, code, density, trust
+from pplvae.report.build import STAGES
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,12 +32,23 @@ def _few_steps() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def digits_report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """A report on some of the digits."""
-    torch.set_default_dtype(torch.float32)
-    digits = data.digits().subset(torch.arange(300))
-    folder = tmp_path_factory.mktemp("digits")
-    return build(
-        digits, folder, latent_dim=3, num_components=10, num_epochs=2, seed=0, progress=False
-    )
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave those stages alone whose names are given."""
+
+    def keep(*names: str) -> None:
+        stages = [stage for stage in STAGES if stage[0] in names]
+        monkeypatch.setattr(sys.modules["pplvae.report.build"], "STAGES", stages)
+
+    return keep
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not painted, for tests that look at none: painting is half the time."""
+
+    def close(ax: Axes) -> bytes:
+        pyplot.close(ax.get_figure(root=True))
+        return b"no picture"
+
+    monkeypatch.setattr(plots, "png", close)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from pplvae.cli import app
 run = CliRunner().invoke
 
 
-def test_writes_a_report_on_a_file(tmp_path: Path) -> None:
+def test_writes_a_report_on_a_file(tmp_path: Path, only: Callable[..., None]) -> None:
+    only("look", "dimension")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((80, 3)))
     options = ["--num-epochs", "2", "--num-components", "2", "--no-progress", "--seed", "1"]
     done = run(app, ["report", str(tmp_path / "x.npy"), "--out", str(tmp_path / "out"), *options])
