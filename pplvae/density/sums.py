@@ -127,12 +127,20 @@ class _Tiles:
             torch.stack([(t.log2_weights / LOG2_E).logsumexp(0) for t in tiles]) * LOG2_E
         )
         self.width = self.low.new_tensor([t.width for t in tiles])
+        # A compact kernel that is not 0 is at least ε³, the cube of what 1 - r is rounded to.
+        self.product, dim = tiles[0].bumps.kernel.product, self.low.shape[1]
+        least = 3 * (dim if self.product else 1) * math.log2(torch.finfo(self.low.dtype).eps)
+        lightest = min(t.log2_weights.min().item() for t in tiles)
+        self.may_underflow = least + lightest < math.log2(_SMALL)
 
-    def squared_gaps(self, queries: Tensor) -> Tensor:
-        """Return least squared distances to the box around some queries, in each tile's widths."""
+    def squared_gaps(self, queries: Tensor, *, by_axis: bool = False) -> Tensor:
+        """Return least squared distances to the box around some queries, in each tile's widths.
+
+        They are along a straight line or, by axis, the largest along one.
+        """
         low, high = queries.amin(0), queries.amax(0)
-        gaps = torch.maximum(self.low - high, low - self.high).clamp(min=0)
-        return gaps.square().sum(1) / self.width
+        squared = torch.maximum(self.low - high, low - self.high).clamp(min=0).square()
+        return (squared.amax(1) if by_axis else squared.sum(1)) / self.width
 
 
 def _tiles(bumps: Bumps, size: int) -> _Tiles:
@@ -145,8 +153,9 @@ def _tiles(bumps: Bumps, size: int) -> _Tiles:
 def _compact(tiles: _Tiles, queries: Tensor) -> Tensor:
     """Return log sums over the tiles within reach, shape (B,)."""
     total = queries.new_zeros(len(queries))
-    gaps = tiles.squared_gaps(queries)
-    for i in (gaps <= RIM).nonzero().flatten().tolist():
+    gaps = tiles.squared_gaps(queries, by_axis=tiles.product)
+    near = (gaps <= RIM).nonzero().flatten().tolist()
+    for i in near:
         tile = tiles.tiles[i]
         values = None
         for squared in _squared(tile.bumps, queries):
@@ -154,7 +163,11 @@ def _compact(tiles: _Tiles, queries: Tensor) -> Tensor:
             values = factor if values is None else values.mul_(factor)
         assert values is not None
         total += values @ tile.weights
-    return total.log() + tiles.peak
+    out = total.log()
+    if tiles.may_underflow and near and (small := total < _SMALL).any():
+        parts = [log_terms(tiles.tiles[i].bumps, queries[small]).logsumexp(1) for i in near]
+        out[small] = torch.stack(parts).logsumexp(0) - tiles.peak
+    return out + tiles.peak
 
 
 def _gaussian(tiles: _Tiles, queries: Tensor) -> Tensor:

@@ -141,6 +141,34 @@ def test_doubtful_sums_are_taken_point_by_point() -> None:
     same(prefix.log_sums(bumps, x), sums.naive(bumps, x))
 
 
+@pytest.mark.parametrize("dim", [2, 3, 6])
+def test_a_product_reaches_into_the_corners(dim: int) -> None:
+    # Points and queries in two far small clouds, 0.9 apart on every axis: within a box's reach,
+    # though outside a ball's.
+    data, x = 0.01 * torch.rand(60, dim), 0.9 + 0.01 * torch.rand(60, dim)
+    for name in COMPACT:
+        found, naive = (
+            kernel.log_density(x, data, 1.0, kernel=name, product=True, method=method)
+            for method in ("tiled", "naive")
+        )
+        assert found.isfinite().all()
+        same(found, naive)
+
+
+@pytest.mark.parametrize("name", COMPACT)
+def test_a_product_of_a_hundred_small_factors_is_no_zero(name: str) -> None:
+    # Nearly at the rim of every axis: a factor is about 1e-4 (or its cube), a product below 1e-308.
+    data = torch.zeros(40, 100) + 1e-6 * torch.randn(40, 100)
+    x = torch.full((3, 100), 0.9999)
+    found, naive = (
+        kernel.log_density(x, data, 1.0, kernel=name, product=True, method=method)
+        for method in ("tiled", "naive")
+    )
+    assert naive.isfinite().all()
+    assert name == "uniform" or (naive < -700).all()
+    same(found, naive)
+
+
 @pytest.mark.slow
 def test_memory_stays_bounded() -> None:
     # In a process of its own: its peak is not ours. 1e6 points, 1e5 queries: 800 GB as a matrix.

@@ -22,30 +22,30 @@ def regression(x: Tensor, y: Tensor) -> None:
 
 def test_finds_the_posterior_of_a_dimension(ratios: Tensor) -> None:
     found = nuts.fit(
-        twonn.model, ratios, num_draws=400, warmup_steps=100, num_chains=2, seed=0, progress=False
+        twonn.model, ratios, num_draws=200, warmup_steps=60, num_chains=2, seed=0, progress=False
     )
     law, draws = twonn.posterior(ratios), found.draws["dimension"]
     row = found.summary().loc["dimension"]
-    # NUTS has no bias; some 250 effective draws know the mean to 0.06 sd and the sd to 5 %.
-    assert row["ess_bulk"] > 200
-    assert row["r_hat"] < 1.02
-    assert abs(draws.mean() - law.mean) / law.stddev < 0.2
-    assert 0.9 < draws.std() / law.stddev < 1.1
+    # NUTS has no bias; some 150 effective draws know the mean to 0.08 sd and the sd to 6 %.
+    assert row["ess_bulk"] > 100
+    assert row["r_hat"] < 1.03
+    assert abs(draws.mean() - law.mean) / law.stddev < 0.25
+    assert 0.85 < draws.std() / law.stddev < 1.15
     assert found.log_evidence is None
 
 
 def test_agrees_with_the_closed_form_of_a_regression(data: tuple[Tensor, Tensor]) -> None:
     found = nuts.fit(
-        regression, *data, num_draws=400, warmup_steps=80, num_chains=1, seed=0, progress=False
+        regression, *data, num_draws=250, warmup_steps=60, num_chains=1, seed=0, progress=False
     )
     x, y = data
     covariance = torch.linalg.inv(torch.eye(3) + x.mT @ x / 0.25)
     draws = found.draws["w"][0]
     sds = covariance.diagonal().sqrt()
     errors = (draws.mean(dim=0) - covariance @ (x.mT @ y / 0.25)) / sds
-    # At least 250 effective draws: the mean is known to 0.06 sd, the sd to 4 %.
-    assert errors.abs().max() < 0.2
-    torch.testing.assert_close(draws.std(dim=0) / sds, torch.ones(3), rtol=0, atol=0.15)
+    # At least 200 effective draws: the mean is known to 0.07 sd, the sd to 5 %.
+    assert errors.abs().max() < 0.25
+    torch.testing.assert_close(draws.std(dim=0) / sds, torch.ones(3), rtol=0, atol=0.2)
 
 
 def test_stays_on_the_simplex() -> None:
@@ -56,11 +56,11 @@ def test_stays_on_the_simplex() -> None:
 
     labels = torch.tensor([0] * 20 + [1] * 30 + [2] * 50)
     found = nuts.fit(
-        model, labels, num_draws=150, warmup_steps=60, num_chains=1, seed=0, progress=False
+        model, labels, num_draws=100, warmup_steps=40, num_chains=1, seed=0, progress=False
     )
     draws = found.draws["probs"][0]
-    torch.testing.assert_close(draws.sum(dim=1), torch.ones(150))
-    # Dirichlet(21, 31, 51): sds about 0.045, and 50 effective draws know a mean to 0.007.
+    torch.testing.assert_close(draws.sum(dim=1), torch.ones(100))
+    # Dirichlet(21, 31, 51): sds about 0.045, and 50 effective draws know a mean to 0.006.
     assert (draws.mean(dim=0) - torch.tensor([21.0, 31.0, 51.0]) / 103).abs().max() < 0.025
 
 
@@ -98,7 +98,7 @@ def test_tells_which_draws_diverged(jit: bool) -> None:
         pyro.sample("x", dist.Normal(torch.zeros(5), (scale / 2).exp()).to_event(1))
 
     found = nuts.fit(
-        funnel, num_draws=60, warmup_steps=30, num_chains=2, max_tree_depth=5, jit=jit, seed=1,
+        funnel, num_draws=60, warmup_steps=30, num_chains=2, max_tree_depth=4, jit=jit, seed=1,
         progress=False,
     )  # fmt: skip
     diverging = found.sample_stats["diverging"]
@@ -145,12 +145,9 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("num_ratios", [1000, 70_000])
-def test_the_draws_are_the_same_on_any_number_of_cores(
-    num_ratios: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_draws_are_the_same_on_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     # Sums of more than 32,768 numbers are split among torch's threads.
-    ratios = dist.Pareto(torch.tensor(1.0), 3.0).sample((num_ratios,))
+    ratios = dist.Pareto(torch.tensor(1.0), 3.0).sample((70_000,))
 
     def on(cores: int) -> Tensor:
         # Where Pyro and torch look for them.
@@ -158,7 +155,7 @@ def test_the_draws_are_the_same_on_any_number_of_cores(
             monkeypatch.setattr(module, "cpu_count", lambda: cores)
         torch.set_num_threads(cores)
         found = nuts.fit(
-            twonn.model, ratios, num_draws=4, warmup_steps=10, num_chains=2, jit=True, seed=0,
+            twonn.model, ratios, num_draws=4, warmup_steps=6, num_chains=2, jit=True, seed=0,
             pointwise=False, progress=False,
         )  # fmt: skip
         assert torch.get_num_threads() == cores
@@ -188,7 +185,7 @@ def compiled_and_plain() -> tuple[Posterior, Posterior]:
     torch.set_default_dtype(torch.float64)
     both = [
         nuts.fit(
-            schools, *SCHOOLS, num_draws=50, warmup_steps=50, num_chains=1, jit=jit, seed=0,
+            schools, *SCHOOLS, num_draws=35, warmup_steps=35, num_chains=1, jit=jit, seed=0,
             progress=False,
         )
         for jit in (True, False)
@@ -218,13 +215,13 @@ def test_tells_how_each_draw_came_about(compiled_and_plain: tuple[Posterior, Pos
     assert set(stats) == {
         "lp", "diverging", "energy", "n_steps", "tree_depth", "acceptance_rate", "step_size"
     }  # fmt: skip
-    assert {value.shape for value in stats.values()} == {(1, 50)}
+    assert {value.shape for value in stats.values()} == {(1, 35)}
     # A tree of k doublings, the last cut short or not, has 2^(k − 1) to 2^k − 1 steps.
     steps, depth = stats["n_steps"], stats["tree_depth"]
     assert (steps >= 2 ** (depth - 1)).all()
     assert (steps < 2**depth).all()
     assert ((stats["acceptance_rate"] >= 0) & (stats["acceptance_rate"] <= 1)).all()
-    # Fifty steps of warm-up bring it only near its target of 0.8.
+    # Thirty-five steps of warm-up bring it only near its target of 0.8.
     assert 0.4 < stats["acceptance_rate"].mean() < 1
     # It is of each draw, not of the draws so far: some go up to a wall, some along the valley.
     assert stats["acceptance_rate"].min() < 0.3
@@ -241,14 +238,14 @@ def test_the_energy_is_kinetic_and_potential(
     levels = torch.stack(
         [
             potential({n: potential.transforms[n](flat[n][s]) for n in potential.initial})
-            for s in range(50)
+            for s in range(35)
         ]
     )
     # Each trajectory begins where the last draw is, so what is above that level is kinetic:
     # ½ χ² with 10 degrees of freedom, mean 5 and sd √5.
     kinetic = found.sample_stats["energy"][0, 1:] - levels[:-1]
     assert (kinetic > 0).all()
-    assert abs(kinetic.mean() - 5) < 4 * math.sqrt(5 / 49)
+    assert abs(kinetic.mean() - 5) < 4 * math.sqrt(5 / 34)
 
 
 def test_reaches_no_deeper_than_allowed() -> None:
@@ -267,10 +264,10 @@ def test_a_model_that_branches_is_run_as_it_is() -> None:
         pyro.factor("branch", torch.tensor(math.log(2.0) if loc > 0 else 0.0) + 0.0 * loc)
 
     found = nuts.fit(
-        model, num_draws=200, warmup_steps=60, num_chains=1, jit=True, seed=0, progress=False
+        model, num_draws=120, warmup_steps=40, num_chains=1, jit=True, seed=0, progress=False
     )
-    # Two thirds of the mass; with 60 effective draws known to 0.06.
-    assert abs((found.draws["loc"] > 0).double().mean() - 2 / 3) < 0.2
+    # Two thirds of the mass; with 40 effective draws known to 0.07.
+    assert abs((found.draws["loc"] > 0).double().mean() - 2 / 3) < 0.25
     lp = found.sample_stats["lp"]
     prior = dist.Normal(0.0, 1.0).log_prob(found.draws["loc"])
     torch.testing.assert_close(lp - prior, math.log(2.0) * (found.draws["loc"] > 0))
@@ -284,7 +281,7 @@ def test_a_compiler_that_raises_is_not_heard_of(
 
     monkeypatch.setattr(torch.jit, "trace", fail)
     found = nuts.fit(
-        schools, *SCHOOLS, num_draws=50, warmup_steps=50, num_chains=1, jit=True, seed=0,
+        schools, *SCHOOLS, num_draws=35, warmup_steps=35, num_chains=1, jit=True, seed=0,
         progress=False,
     )  # fmt: skip
     for name, value in compiled_and_plain[1].draws.items():
@@ -301,10 +298,10 @@ def test_sums_discrete_sites_out() -> None:
 
     x = torch.tensor([1.0, 2.0, 3.0])
     found = nuts.fit(
-        model, x, num_draws=150, warmup_steps=60, num_chains=1, jit=True, seed=0, progress=False
+        model, x, num_draws=100, warmup_steps=40, num_chains=1, jit=True, seed=0, progress=False
     )
-    # Normal(6 / 4, 1 / √4), its mean known to 0.07 from 50 effective draws.
-    assert abs(found.draws["loc"].mean() - 1.5) < 0.25
+    # Normal(6 / 4, 1 / √4), its mean known to 0.08 from 40 effective draws.
+    assert abs(found.draws["loc"].mean() - 1.5) < 0.3
     assert set(found.draws) == {"loc"}
 
 

@@ -53,13 +53,15 @@ def assert_is_the_posterior_of_the_dimension(found: Posterior, ratios: Tensor) -
 
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
 def test_finds_the_posterior_of_a_dimension(guide: str, ratios: Tensor) -> None:
-    found = quiet(twonn.model, ratios, guide=guide, num_steps=500)
+    found = quiet(twonn.model, ratios, guide=guide, num_steps=250, learning_rate=0.1)
     assert_is_the_posterior_of_the_dimension(found, ratios)
 
 
 @pytest.mark.parametrize("objective", ["mean_field", "renyi"])
 def test_other_objectives_find_the_dimension_too(objective: str, ratios: Tensor) -> None:
-    found = quiet(twonn.model, ratios, guide="mean_field", objective=objective, num_steps=500)
+    found = quiet(
+        twonn.model, ratios, guide="mean_field", objective=objective, num_steps=500
+    )  # fmt: skip
     assert found.method.startswith("SVI, mean-field, ")
     assert_is_the_posterior_of_the_dimension(found, ratios)
 
@@ -69,7 +71,7 @@ def test_a_baseline_lets_the_score_function_find_it(ratios: Tensor) -> None:
     with_baseline, without = (
         quiet(
             twonn.model, ratios, guide="mean_field", gradient=gradient, init=start,
-            num_particles=8, num_steps=300, num_draws=2000,
+            num_particles=8, num_steps=150, num_draws=1000, pointwise=False,
         )
         for gradient in ("baseline", "score")
     )  # fmt: skip
@@ -91,7 +93,7 @@ def two_clusters(x: Tensor) -> None:
 def test_discrete_sites_are_summed_out_of_the_bound() -> None:
     x = torch.cat([torch.randn(30) - 2.0, torch.randn(60) + 2.0])
     start = {"loc": 2.0, "odds": 0.6}
-    found = quiet(two_clusters, x, num_steps=600, init=start)
+    found = quiet(two_clusters, x, num_steps=300, init=start)
     exact = laplace.fit(two_clusters, x, init=start, seed=0)
     assert list(found.draws) == ["loc", "odds"]
     # Ninety points: Laplace is good to a few per cent of a sd here, SVI's end to about 0.1.
@@ -109,7 +111,9 @@ def test_a_flow_bends_to_what_is_not_normal() -> None:
         u = pyro.sample("u", dist.Normal(torch.tensor(0.0), 1.0))
         pyro.sample("v", dist.Normal(u**2, 0.3))
 
-    normal, flow = (quiet(banana, guide=g, num_steps=800) for g in ("full_rank", "flow"))
+    normal, flow = (
+        quiet(banana, guide=g, num_steps=n) for g, n in (("full_rank", 300), ("flow", 800))
+    )
     gaps = [-p.trace[-100:].mean().item() for p in (normal, flow)]  # log p = 0
     assert gaps[0] < -0.5
     assert gaps[1] > 0.4 * gaps[0]
@@ -158,7 +162,7 @@ def test_stays_on_the_simplex() -> None:
         with pyro.plate("data", len(labels)):
             pyro.sample("labels", dist.Categorical(probs), obs=labels)
 
-    found = quiet(model, torch.tensor([0] * 20 + [1] * 30 + [2] * 50), num_steps=300)
+    found = quiet(model, torch.tensor([0] * 20 + [1] * 30 + [2] * 50), num_steps=200)
     draws = found.draws["probs"][0]
     torch.testing.assert_close(draws.sum(dim=1), torch.ones(4000))
     # Dirichlet(21, 31, 51): means 21/103, 31/103, 51/103, sds about 0.045.
@@ -176,7 +180,7 @@ def own_guide(ratios: Tensor) -> None:
 
 def test_a_guide_of_one_s_own_is_trained(ratios: Tensor) -> None:
     # The guide's family holds the posterior, so that all its draws weigh the same.
-    found = quiet(twonn.model, ratios[:100], guide=own_guide, num_steps=500)
+    found = quiet(twonn.model, ratios[:100], guide=own_guide, num_steps=300)
     law = twonn.posterior(ratios[:100])
     assert found.draws["dimension"].mean() == pytest.approx(law.mean, abs=0.1 * law.stddev)
     assert found.log_evidence == pytest.approx(law.log_evidence, abs=0.01)
@@ -199,7 +203,7 @@ def test_a_guide_that_cannot_take_several_draws_is_run_for_each(ratios: Tensor) 
 
 
 def test_an_automatic_guide_of_pyro_s_serves(ratios: Tensor) -> None:
-    found = quiet(twonn.model, ratios, guide=AutoNormal(twonn.model), num_steps=300)
+    found = quiet(twonn.model, ratios, guide=AutoNormal(twonn.model), num_steps=200)
     law = twonn.posterior(ratios)
     assert found.draws["dimension"].mean() == pytest.approx(law.mean, abs=0.3 * law.stddev)
 
