@@ -112,6 +112,7 @@ def fit(
         kernel: "uniform" (the Parzen window), "triangle", "cosine" (a quarter of a wave),
             "epanechnikov", "cubic" (the tricube), "biweight", "triweight" or "gaussian".
         product: Whether the kernel is a product over the axes; else it depends on distance alone.
+            With a matrix H = L Lᵀ the axes are those of L, which go by the order of the columns.
         weights: Worth of each point, shape (N,), on any scale; they count in the rules, too.
         factors: What multiplies the bandwidth at each point, shape (N,), or "abramson" for
             (p(x_n) / g)^(-1/2), of the estimate without factors and its geometric mean g.
