@@ -15,20 +15,26 @@ Array: TypeAlias = Tensor | np.ndarray
 MOST_SHOWN = 10  # numbers that a message spells out
 
 
-def as_tensor(x: Array, *, name: str = "x") -> Tensor:
+def as_tensor(x: Array, *, name: str = "x", allow_nan: bool = False) -> Tensor:
     """Return `x` as a finite floating-point tensor.
 
     Args:
-        x: A tensor or an array of real numbers, any shape.
+        x: A tensor or an array of real numbers, or what NumPy can make one of, any shape.
         name: How the caller calls `x`, for the error message.
+        allow_nan: Whether nan may stand for what is missing.
 
     Returns:
         A tensor of the same shape on the device of `x`; whole numbers and booleans become float64,
         half and lower precision becomes float32, other dtypes stay.
 
     Raises:
-        ValueError: If `x` is not numeric, is complex, or holds nan or inf.
+        ValueError: If `x` is not numeric, is complex, or holds nan or inf; what is masked in a
+            masked array counts as nan.
     """
+    if not isinstance(x, Tensor | np.ndarray) and hasattr(x, "__array__"):
+        x = np.asarray(x)  # a table of pandas
+    if isinstance(x, np.ma.MaskedArray):
+        x = np.ma.filled(x.astype(np.float64), np.nan) if np.ma.is_masked(x) else x.data
     try:
         x = torch.as_tensor(_wrappable(x) if isinstance(x, np.ndarray) else x)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -40,8 +46,9 @@ def as_tensor(x: Array, *, name: str = "x") -> Tensor:
         x = x.to(torch.float64)
     elif x.dtype.itemsize < 4:
         x = x.float()
-    if not x.isfinite().all():
-        raise ValueError(f"{name} must be finite, got {int((~x.isfinite()).sum())} nan or inf")
+    bad = x.isinf() if allow_nan else ~x.isfinite()
+    if bad.any():
+        raise ValueError(f"{name} must be finite, got {int(bad.sum())} nan or inf")
     return x
 
 

@@ -111,14 +111,16 @@ def loss(
                 in_plate=together.in_plate,
             )
         )  # fmt: skip
+    leaves = [*guides.leaves(guide, data), *guides.leaves(model, data)]
+    leaves = list({id(leaf): leaf for leaf in leaves}.values())
+    # Pyro weighs the summed sites of particles in a plate in the default precision alone.
+    fits = not summed or all(leaf.dtype == torch.get_default_dtype() for leaf in leaves)
     settings: dict[str, Any] = {
         "num_particles": num_particles,
         "max_plate_nesting": program.max_plate_nesting,
-        "vectorize_particles": num_particles > 1 and together.in_plate,
+        "vectorize_particles": num_particles > 1 and together.in_plate and fits,
     }
     elbo = _estimator(objective, gradient, alpha, bool(summed))(**settings)
-    leaves = [*guides.leaves(guide, data), *guides.leaves(model, data)]
-    leaves = list({id(leaf): leaf for leaf in leaves}.values())
     if summed:
         model = config_enumerate(model)
     if gradient != "reparameterized":

@@ -6,18 +6,22 @@ from torch import Tensor
 from pplvae.mixtures.expectation import NEVER
 from pplvae.validation import Array, as_points, as_tensor
 
+LEAST_WEIGHT = 1e-290  # times a squared residual it is still a number
+
 
 def with_gaps(x: Array) -> Tensor:
     """Return points in which nan stands for what is missing."""
-    raw = torch.as_tensor(x)
-    if raw.dim() == 1:
-        raw = raw.unsqueeze(-1)
-    gaps = raw.isnan() if raw.is_floating_point() else torch.zeros_like(raw, dtype=torch.bool)
-    filled = as_points(torch.where(gaps, 0, raw))
-    if gaps.all(dim=0).any():
-        empty = gaps.all(dim=0).nonzero().flatten().tolist()
+    raw = as_tensor(x, allow_nan=True)
+    gaps = raw.isnan()
+    filled = as_points(raw.masked_fill(gaps, 0.0))
+    return filled.masked_fill(gaps.view_as(filled), torch.nan)
+
+
+def check_columns(seen: Tensor) -> None:
+    """Refuse points, seen where `seen`, shape (N, D), with a column in which none is."""
+    empty = (~seen.any(dim=0)).nonzero().flatten().tolist()
+    if empty:
         raise ValueError(f"x must have a value in each column, got none in {empty}")
-    return torch.where(gaps, torch.nan, filled)
 
 
 def weights(weights: Array, x: Tensor) -> Tensor:
@@ -25,8 +29,8 @@ def weights(weights: Array, x: Tensor) -> Tensor:
     found = as_tensor(weights, name="weights").double().to(x.device)
     if found.shape != (len(x),):
         raise ValueError(f"weights must have shape ({len(x)},), got {tuple(found.shape)}")
-    if (found < 0).any() or not (found > 0).any():
-        raise ValueError("weights must be at least 0, and some above")
+    if (found < 0).any() or not (found > LEAST_WEIGHT).any():
+        raise ValueError(f"weights must be at least 0, and some above {LEAST_WEIGHT:g}")
     return found
 
 
@@ -44,7 +48,8 @@ def labels(labels: Array, x: Tensor, num_components: int) -> Tensor:
 def allowed(labels: Tensor, num_components: int) -> Tensor:
     """Return the log prior of the labels, shape (K, N): 0 for what may be, else `NEVER`."""
     places = torch.arange(num_components, device=labels.device).unsqueeze(-1)
-    return torch.where((labels < 0) | (labels == places), 0.0, NEVER).double()
+    ruled_out = (labels >= 0) & (labels != places)
+    return torch.zeros_like(ruled_out, dtype=torch.float64).masked_fill(ruled_out, NEVER)
 
 
 def check_size(size: int, num_components: int) -> None:

@@ -66,13 +66,23 @@ def _distinct(climbs: list[Path], few: int) -> tuple[list[Path], list[Path]]:
     return best, others
 
 
+def check_start(start: GaussianMixture, num_components: int, dim: int) -> None:
+    """Refuse a start that is no mixture of so many components in so many dimensions.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    known = isinstance(start, GaussianMixture)
+    if not known or (start.num_components, start.dim) != (num_components, dim):
+        wanted = f"a GaussianMixture of {num_components} components in {dim} dimensions"
+        raise ValueError(f"start must be {wanted}, got {start}")
+
+
 def from_mixture(
     start: GaussianMixture, data: Data, form: Full, num_components: int
 ) -> Parameters:
     """Return a start in the coordinates of the fit, its covariances of the form."""
-    if (start.num_components, start.dim) != (num_components, len(data.frame.center)):
-        wanted = f"{num_components} components in {len(data.frame.center)} dimensions"
-        raise ValueError(f"start must have {wanted}, got {start}")
+    check_start(start, num_components, len(data.frame.center))
     weights, locs, trils = (p.double() for p in (start.weights, start.locs, start.scale_trils))
     scale = data.frame.scale
     locs = torch.linalg.solve_triangular(scale, (locs - data.frame.center).mT, upper=False).mT

@@ -12,6 +12,22 @@ Blocks: TypeAlias = Iterable[Any] | Callable[[], Iterable[Any]]
 BLOCK_ROWS = 2**16  # of a memory map
 
 
+def is_in_blocks(x: Any) -> bool:
+    """Return whether x is to be read block by block: a memory map, or no array at all.
+
+    A list of numbers, or of rows of numbers, is an array.
+    """
+    if isinstance(x, np.memmap):
+        return True
+    while isinstance(x, list | tuple) and len(x):
+        x = x[0]
+        if isinstance(x, list | tuple) and len(x) and isinstance(x[0], list | tuple | Tensor):
+            return True
+        if isinstance(x, Tensor | np.ndarray):
+            return True
+    return not (isinstance(x, Tensor | float | int) or hasattr(x, "__array__"))
+
+
 def reader(x: Any) -> Callable[[], Iterator[Tensor]]:
     """Return what reads the blocks from the start, each a checked tensor (B, D)."""
     readable = callable(x) or (isinstance(x, Iterable) and iter(x) is not x)
@@ -24,13 +40,20 @@ def reader(x: Any) -> Callable[[], Iterator[Tensor]]:
     def read_blocks() -> Iterator[Tensor]:
         dim = None
         for block in _blocks(x):
-            found = as_points(block[0] if isinstance(block, tuple | list) else block)
+            found = as_points(_points_of(block), name="a block of x")
             if dim is not None and found.shape[1] != dim:
                 raise ValueError(f"blocks must have {dim} columns, got {found.shape[1]}")
             dim = found.shape[1]
             yield found
 
     return read_blocks
+
+
+def _points_of(block: Any) -> Any:
+    """Return the points of a block: of what a DataLoader gives, the first part."""
+    if not isinstance(block, list | tuple):
+        return block
+    return block[0] if isinstance(block[0], Tensor | np.ndarray) else np.asarray(block)
 
 
 def _blocks(x: Any) -> Iterator[Any]:

@@ -84,7 +84,9 @@ class MixtureOfNormals(TorchDistribution):
             passed = cumulated[..., :-1] <= uniform.unsqueeze(-1) * cumulated[..., -1:]
             chosen = torch.nn.functional.one_hot(passed.sum(dim=-1), self.weights.shape[-1])
             chosen = chosen.to(self.locs)[..., None]
-            noise = torch.randn(shape + self.event_shape).to(self.locs)
+            noise = torch.randn(
+                shape + self.event_shape, dtype=self.locs.dtype, device=self.locs.device
+            )
             moved = (self.scale_trils @ noise[..., None, :, None]).squeeze(-1)
             return (chosen * (self.locs + moved)).sum(dim=-2)
 

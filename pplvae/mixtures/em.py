@@ -77,7 +77,7 @@ def fit(
         num_components: The number of components K.
         covariance: The form of the covariances: "full", each component its own; "tied", one for
             all; "diag", without correlations; "spherical", alike in all directions.
-        max_steps: Most E-steps from each start.
+        max_steps: Most E-steps from each start, or one more where two belong to a stride.
         tolerance: Stop when less than this is left to gain, in nats per point, by Aitken's rule.
         jitter: Added to the diagonal of each covariance, as in `m_step`.
         prior: For the posterior mode instead of the maximum likelihood.
@@ -104,7 +104,7 @@ def fit(
     check_whole("num_components", num_components, 1)
     check_whole("max_steps", max_steps, 1)
     check_in_range("tolerance", tolerance, 0)
-    check_in_range("jitter", jitter, 0)
+    check_in_range("jitter", jitter, 0, 1e100)
     check_whole("num_starts", num_starts, 1)
     rng, form = generator(seed), FORMS[covariance]
     num_starts = num_starts if num_components > 1 else 1

@@ -1,5 +1,6 @@
 """What a climb found: the best of the places where the paths ended, in the units of the data."""
 
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -89,8 +90,13 @@ def ending(
         abandoned: Where other paths were given up, in nats.
     """
     ranks = [
-        (-_num_degenerate(path, data, problem, jitter), path.objectives[-1]) for path in climbs
+        (-_num_degenerate(path, data, problem, jitter), path.objectives[-1])
+        for path in climbs
+        if path.objectives[-1] > -math.inf  # nan is not either
     ]
+    if not ranks:
+        raise ValueError(f"jitter must be larger for points without volume, got {jitter}")
+    climbs = [path for path in climbs if path.objectives[-1] > -math.inf]
     fewest, highest = max(ranks)
     best, degenerate = next(
         (path, -rank)

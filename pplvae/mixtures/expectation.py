@@ -23,6 +23,7 @@ from pplvae.mixtures.covariances import Full, Moments, Parameters
 FAR = 1e6  # of (|loc| / σ)², from where a covariance could lose more than nine digits of sixteen
 NEVER = -1e300  # the log weight of a component that a label rules out
 _CACHE = 2**19  # numbers
+_LOWEST = -1e308  # of a log joint
 TOGETHER = 8  # probabilities that share a logarithm
 
 
@@ -105,7 +106,8 @@ def _shares(logits: Tensor, block: Block) -> tuple[Tensor, Tensor]:
     """Turn log joints into responsibilities times weights; return their top, and Σ 2^(· − top)."""
     if block.labels is not None:
         logits += block.labels
-    top = logits.amax(dim=1, keepdim=True)
+    # So far out that the squares overflow all logits are −inf, and none is a component's.
+    top = logits.amax(dim=1, keepdim=True).clamp_min_(_LOWEST)
     logits.sub_(top).exp2_()
     whole = logits.sum(dim=1, keepdim=True)
     if block.weights is None:

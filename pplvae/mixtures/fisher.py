@@ -51,8 +51,9 @@ def exact_log_prob(log_weights: Tensor, locs: Tensor, scale_trils: Tensor, x: Te
         scale_trils: Shape (…, K, D, D).
         x: Points, shape (…, D).
     """
-    residuals = (x.unsqueeze(-2) - locs).unsqueeze(-1)
-    whitened = torch.linalg.solve_triangular(scale_trils, residuals, upper=False).squeeze(-1)
+    # An inverse for each component, rather than a solve for each of its points.
+    inverses = torch.linalg.solve_triangular(scale_trils, _eye(scale_trils), upper=False)
+    whitened = torch.einsum("...ij,...j->...i", inverses, x.unsqueeze(-2) - locs)
     constants = _constants(log_weights, scale_trils)
     return (constants - 0.5 * whitened.square().sum(dim=-1)).logsumexp(dim=-1)
 

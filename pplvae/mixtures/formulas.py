@@ -6,6 +6,7 @@ from torch import Tensor
 from pplvae.mixtures import starts
 from pplvae.mixtures.columns import column_scales
 from pplvae.mixtures.covariances import FORMS
+from pplvae.mixtures.joint import told_apart
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.randomness import generator
 from pplvae.validation import (
@@ -26,8 +27,11 @@ def e_step(mixture: GaussianMixture, x: Array) -> tuple[Tensor, Tensor]:
     Args:
         mixture: The mixture at hand.
         x: Data, shape (N, D).
+
+    Raises:
+        ValueError: If a point is so far out that its density is 0 under every component.
     """
-    joint = mixture.joint_log_prob(x)
+    joint = told_apart(mixture.joint_log_prob(x).mT).mT
     log_prob = joint.logsumexp(dim=-1, keepdim=True)
     return (joint - log_prob).exp(), log_prob.sum()
 

@@ -59,7 +59,7 @@ class Gappy:
         covs, dim = _covs(form, parameters), parameters.locs.shape[-1]
         values, points = [], []
         for dims, part in self._parts:
-            own = _marginal(parameters, covs, dims)
+            own, _ = _marginal(parameters, covs, dims)
             values.append(log_probs(FORMS["full"], own, part.block) / len(dims))
             z = part.block.z
             points.append(z.new_zeros(dim, z.shape[1]).index_copy(0, dims, z))
@@ -72,16 +72,25 @@ def _covs(form: Full, parameters: Parameters) -> Tensor:
     return trils @ trils.mT
 
 
-def _marginal(parameters: Parameters, covs: Tensor, dims: Tensor) -> Parameters:
-    seen = covs[..., dims[:, None], dims]
-    locs = parameters.locs[..., dims]
-    return Parameters(parameters.log_weights, locs, torch.linalg.cholesky(seen))
+def _marginal(parameters: Parameters, covs: Tensor, dims: Tensor) -> tuple[Parameters, Tensor]:
+    """Return the mixtures of some coordinates, and which have none, shape (R,).
+
+    A covariance that is singular to rounding is no reason to stop: a guess of where steps lead may
+    be one. The unit matrix stands in for it.
+    """
+    trils, info = torch.linalg.cholesky_ex(covs[..., dims[:, None], dims])
+    singular = info != 0
+    eye = torch.eye(len(dims), dtype=covs.dtype, device=covs.device)
+    trils = torch.where(singular[..., None, None], eye, trils)
+    own = Parameters(parameters.log_weights, parameters.locs[..., dims], trils)
+    return own, singular.any(dim=-1)
 
 
 def _lifted(parameters: Parameters, covs: Tensor, dims: Tensor, part: Table) -> Expected:
     """Return the E-step on coordinates `dims` as moments of all coordinates about the means."""
-    own = _marginal(parameters, covs, dims)
+    own, singular = _marginal(parameters, covs, dims)
     log_likelihood, moments = part.expect(FORMS["full"], own)
+    log_likelihood = log_likelihood.masked_fill(singular, -torch.inf)
     shift, counts = moments.origins - own.locs, moments.counts.unsqueeze(-1)
     sums = moments.sums + counts * shift
     cross = moments.sums.unsqueeze(-1) * shift.unsqueeze(-2)

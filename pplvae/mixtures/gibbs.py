@@ -27,10 +27,10 @@ from pplvae.infer import Posterior
 from pplvae.infer.evaluation import evaluate
 from pplvae.infer.posterior import Meter, provenance
 from pplvae.infer.program import Draws, untouched
-from pplvae.mixtures import em
 from pplvae.mixtures.covariances import FORMS, Full
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.model import model, scale_sites
+from pplvae.mixtures.optimum import given_or_found
 from pplvae.mixtures.posterior import MixturePosterior, scattered
 from pplvae.mixtures.prior import NormalInverseWishart
 from pplvae.mixtures.sweeps import Sampler
@@ -85,10 +85,7 @@ def fit(
     if prior is None:
         prior = NormalInverseWishart.default(x, num_components)
     prior.check_dim(x.shape[1])
-    if start is None:
-        start = em.fit(
-            x, num_components, covariance=covariance, seed=seed, progress=progress
-        ).mixture
+    start = given_or_found(start, x, num_components, covariance, seed=seed, progress=progress)
     rng = randomness.generator(seed)
     starts = scattered(start, len(x), num_chains, permuted=permuted_starts, rng=rng)
     form = FORMS[covariance]

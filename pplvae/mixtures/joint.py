@@ -51,6 +51,17 @@ def log_joints(weights: Tensor, locs: Tensor, trils: Tensor, x: Tensor) -> Itera
         yield joint
 
 
+def told_apart(joint: Tensor) -> Tensor:
+    """Return log p(x, k), shape (K, N), if each point has a density.
+
+    Raises:
+        ValueError: If one has none.
+    """
+    if joint.amax(dim=0).isneginf().any():
+        raise ValueError("x must lie within 1e150 standard deviations of some component")
+    return joint
+
+
 class _Product(NamedTuple):
     """log p(x, k) = T F(z), z = inverse (x − center), of all components but those `far` out."""
 

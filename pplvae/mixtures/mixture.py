@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pplvae.mixtures import files
 from pplvae.mixtures.checks import check_dims, check_shapes, check_values, checked, numbers
-from pplvae.mixtures.joint import log_joints, mean_and_cov
+from pplvae.mixtures.joint import log_joints, mean_and_cov, told_apart
 from pplvae.mixtures.line import Line
 from pplvae.mixtures.maps import conditioned, noise_tril, rank, triangular
 from pplvae.randomness import generator
@@ -107,12 +107,20 @@ class GaussianMixture:
         return self._of_joint(x, lambda joint: joint.logsumexp(dim=0))
 
     def responsibilities(self, x: Array) -> Tensor:
-        """Return p(k | x), shape (N, K), rows summing to one, for points of shape (N, D)."""
-        return self._of_joint(x, lambda joint: joint.softmax(dim=0).mT)
+        """Return p(k | x), shape (N, K), rows summing to one, for points of shape (N, D).
+
+        Raises:
+            ValueError: If a point is so far out that its density is 0 under every component.
+        """
+        return self._of_joint(x, lambda joint: told_apart(joint).softmax(dim=0).mT)
 
     def predict(self, x: Array) -> Tensor:
-        """Return the most probable component of each point, shape (N,)."""
-        return self._of_joint(x, lambda joint: joint.max(dim=0).indices)
+        """Return the most probable component of each point, shape (N,).
+
+        Raises:
+            ValueError: As `responsibilities`.
+        """
+        return self._of_joint(x, lambda joint: told_apart(joint).max(dim=0).indices)
 
     def _of_joint(self, x: Array, reduce: Callable[[Tensor], Tensor]) -> Tensor:
         """Return what `reduce` makes of log p(x, k), (K, B), in blocks of bounded memory."""

@@ -9,10 +9,10 @@ from functools import partial
 
 from pplvae import randomness
 from pplvae.infer import nuts
-from pplvae.mixtures import em
 from pplvae.mixtures.covariances import FORMS
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.model import model, sites
+from pplvae.mixtures.optimum import given_or_found
 from pplvae.mixtures.posterior import MixturePosterior, joined, scattered
 from pplvae.mixtures.prior import NormalInverseWishart
 from pplvae.validation import Array, as_points, check_one_of, check_whole
@@ -63,10 +63,9 @@ def fit(
     check_one_of("covariance", covariance, FORMS)
     x = as_points(x, min_points=num_components + 1).double()
     seed = randomness.resolve(seed)
-    if start is None:
-        start = em.fit(
-            x, num_components, covariance=covariance, seed=seed, progress=progress
-        ).mixture
+    if prior is not None:
+        prior.check_dim(x.shape[1])
+    start = given_or_found(start, x, num_components, covariance, seed=seed, progress=progress)
     rng = randomness.generator(seed)
     starts = scattered(start, len(x), num_chains, permuted=permuted_starts, rng=rng)
     program = partial(model, num_components=num_components, covariance=covariance, prior=prior)

@@ -106,8 +106,15 @@ class Stream:
         return points.mT
 
     def _coordinates(self) -> Iterator[Tensor]:
+        size = 0
         for x in self._read():
+            size += len(x)
             yield self._frame.to_z(x)
+        if size != self.size:
+            raise ValueError(
+                "x must give the same blocks each time it is read, "
+                f"got {self.size} points first and {size} later"
+            )
 
     def _blocks(self, form: Full, parameters: Parameters) -> Iterator[Block]:
         num_features = form.num_features(parameters.locs.shape[-1])

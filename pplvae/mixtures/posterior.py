@@ -154,10 +154,14 @@ class MixturePosterior(Posterior):
             ValueError: If the mass is outside.
         """
         check_in_range("prob", prob, 0, 1)
-        values = self.log_prob_draws(x, num_draws=num_draws).exp()
-        ends = values.new_tensor([(1 - prob) / 2, (1 + prob) / 2])
-        low, high = values.quantile(ends, dim=0)
-        return PredictiveDensity(values.mean(dim=0), low, high, prob)
+        check_whole("num_draws", num_draws, 1)
+        found, ends = [], [(1 - prob) / 2, (1 + prob) / 2]
+        for points in as_points(x).split(max(1, BLOCK // num_draws)):
+            values = self.log_prob_draws(points, num_draws=num_draws).exp()
+            low, high = values.quantile(values.new_tensor(ends), dim=0)
+            found.append((values.mean(dim=0), low, high))
+        mean, low, high = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return PredictiveDensity(mean, low, high, prob)
 
     def _flat(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return weights, locs and scale_trils of all draws, shapes (C·S, …)."""

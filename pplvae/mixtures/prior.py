@@ -13,6 +13,7 @@ Reference:
     Gelman et al. (2013), Bayesian Data Analysis, section 3.6.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +57,8 @@ class NormalInverseWishart:
         check_positive("strength", self.strength)
         check_positive("concentration", self.concentration)
         degrees = self.degrees or len(loc) + 2.0
-        if not degrees > len(loc) - 1:
-            raise ValueError(f"degrees must be above {len(loc) - 1}, got {degrees}")
+        if not len(loc) - 1 < degrees < math.inf:
+            raise ValueError(f"degrees must be above {len(loc) - 1} and finite, got {degrees}")
         for name, value in (("loc", loc), ("scatter", scatter), ("degrees", degrees)):
             object.__setattr__(self, name, value)
 
@@ -107,7 +108,9 @@ class NormalInverseWishart:
         )
 
     def log_prob(self, mixture: GaussianMixture) -> float:
-        """Return log p(w, loc, Σ) in nats, a density with respect to w, loc and Σ.
+        """Return log p(w, loc, Σ) in nats, a density with respect to w, loc and Σ_1 … Σ_K.
+
+        A covariance that is tied counts once for each component here, once in all in EM.
 
         Raises:
             ValueError: If the mixture has another dimension.
@@ -124,8 +127,10 @@ class NormalInverseWishart:
         spread = torch.linalg.solve_triangular(trils, self.scatter.to(trils), upper=False)
         spread = torch.linalg.solve_triangular(trils, spread.mT, upper=False)
         trace = spread.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-        log_normalizer = half * (torch.logdet(self.scatter) - dim * torch.log(torch.tensor(2.0)))
-        log_normalizer = log_normalizer - torch.special.multigammaln(torch.tensor(half), dim)
+        log_normalizer = half * (torch.logdet(self.scatter.double()) - dim * math.log(2))
+        log_normalizer = log_normalizer - torch.special.multigammaln(
+            torch.tensor(half, dtype=torch.float64), dim
+        )
         wishart = log_normalizer - 0.5 * (nu + dim + 1) * log_det - 0.5 * trace
         means = torch.distributions.MultivariateNormal(
             self.loc.to(trils), scale_tril=trils / self.strength**0.5

@@ -22,7 +22,7 @@ from pplvae.mixtures.covariances import Full, Moments, Parameters
 from pplvae.mixtures.points import Points
 from pplvae.mixtures.prior import NormalInverseWishart
 
-GONE = -1e30  # the log weight of a component that was given up
+GONE = -1e100  # the log weight of a component that was given up
 
 
 @dataclass(frozen=True)

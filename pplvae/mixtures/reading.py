@@ -6,13 +6,13 @@ covariance and a random sample to start from, then once for each E-step.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pplvae.mixtures import arguments
-from pplvae.mixtures.blocks import Blocks, reader
+from pplvae.mixtures.blocks import Blocks, is_in_blocks, reader
 from pplvae.mixtures.covariances import Full
 from pplvae.mixtures.gaps import Gappy
 from pplvae.mixtures.points import Frame, Points, Stream, Table
@@ -75,11 +75,13 @@ def read(
             jitter, or hold nan or inf; or weights or labels do not fit them.
     """
     check_one_of("missing", missing, MISSING)
-    if isinstance(x, np.memmap) or not isinstance(x, Tensor | np.ndarray):
+    if is_in_blocks(x):
         if weights is not None or labels is not None:
             raise ValueError("weights and labels must come with an array, got blocks")
         return _stream(reader(x), form, num_components, jitter, rng)
-    return _table(x, form, num_components, jitter, weights, labels, missing != "refuse", rng)
+    return _table(
+        cast(Array, x), form, num_components, jitter, weights, labels, missing != "refuse", rng
+    )
 
 
 def _table(
@@ -101,6 +103,7 @@ def _table(
     w, known = (None if part is None else part[counts] for part in (w, known))
     arguments.check_size(len(x), num_components)
     seen = ~x.isnan()
+    arguments.check_columns(seen)
     gaps = not bool(seen.all())
     summary = summarized(x, seen, w)
     frame = _frame(summary, form, jitter, gaps)
@@ -125,7 +128,6 @@ def _stream(
     jitter: float,
     rng: torch.Generator,
 ) -> Data:
-    like = next(blocks(), torch.empty(0, 0)).new_empty(0)
     running, keys, sample = Running(), torch.empty(0, dtype=torch.float64), None
     for x in blocks():
         running.add(x.double())
@@ -141,7 +143,7 @@ def _stream(
     return Data(
         points, frame, _ridge(summary, form, frame, jitter), summary.scales,
         summary.cov, frame.to_z(sample.double()).mT, None, None,
-        running.size * frame.log_det, like,
+        running.size * frame.log_det, sample.new_empty(0),
     )  # fmt: skip
 
 

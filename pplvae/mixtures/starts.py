@@ -116,7 +116,8 @@ def mixtures(
     log_weights, locs, scales = problem.maximize(moments)[0]
     singular = form.factor(form.pool(about) / form.pool(form.spread(counts)) + problem.ridge)[1]
     within = about.sum(dim=1, keepdim=True) / form.spread(counts).sum(dim=1, keepdim=True)
-    wide = form.factor(within + problem.ridge)[0].expand_as(scales)
+    wide, closed = form.factor(within + problem.ridge)
+    wide = torch.where(form.spread(closed), problem.pooled, wide).expand_as(scales)
     is_wide = torch.arange(len(owners), device=z.device).unsqueeze(-1) % 2 == 1
     scales = torch.where(form.spread(is_wide | singular), wide, scales)
     log_weights = torch.where(is_wide, 0.0, log_weights).log_softmax(dim=-1)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LEAST = torch.finfo(torch.float64).tiny  # of a variance that has all its digits
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -29,7 +31,12 @@ class Summary:
     def scales(self) -> Tensor:
         """The columns' standard deviations; a constant one gets the others' root mean square."""
         variances = self.cov.diagonal()
-        varies = self.varies & (variances > 0)
+        if not variances.isfinite().all() or (self.varies & (variances < LEAST)).any():
+            raise ValueError(
+                "x must have standard deviations between 1e-153 and 1e153, got columns beyond: "
+                "change their units"
+            )
+        varies = self.varies
         if not varies.any():
             raise ValueError(f"x must vary, got {self.size} times the same point")
         return torch.where(varies, variances, variances[varies].mean()).sqrt()

@@ -11,11 +11,11 @@ from typing import Any
 
 from pplvae.infer import laplace, svi
 from pplvae.infer import map as mode
-from pplvae.mixtures import em
 from pplvae.mixtures.columns import column_scales
 from pplvae.mixtures.covariances import FORMS
 from pplvae.mixtures.mixture import GaussianMixture
 from pplvae.mixtures.model import model, sites
+from pplvae.mixtures.optimum import given_or_found
 from pplvae.mixtures.posterior import MixturePosterior
 from pplvae.mixtures.prior import NormalInverseWishart
 from pplvae.validation import Array, as_points, check_one_of
@@ -66,10 +66,9 @@ def fit(
     check_one_of("guide", guide, GUIDES)
     check_one_of("covariance", covariance, FORMS)
     x = as_points(x, min_points=num_components + 1).double()
-    if start is None:
-        start = em.fit(
-            x, num_components, covariance=covariance, seed=seed, progress=progress
-        ).mixture
+    if prior is not None:
+        prior.check_dim(x.shape[1])
+    start = given_or_found(start, x, num_components, covariance, seed=seed, progress=progress)
     program = partial(
         model, num_components=num_components, covariance=covariance, prior=prior,
         enumerate_assignments=enumerate_assignments,

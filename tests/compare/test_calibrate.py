@@ -44,14 +44,15 @@ def groups(y: Tensor) -> None:
 
 
 def test_the_exact_posterior_passes() -> None:
-    found = calibrate(twonn.model, RATIOS, fit=right, seed=0, progress=False)
+    found = calibrate(twonn.model, RATIOS, fit=right, num_simulations=500, seed=0, progress=False)
     row = found.table().loc["dimension"]
     assert (row[["ks_p", "chi2_p", "symmetry_p"]] > 0.001).all()
-    assert 0.869 < row["coverage"] < 0.931  # 0.9 ± 3.29 √(0.09 / 1000)
+    assert 0.856 < row["coverage"] < 0.944  # 0.9 ± 3.29 √(0.09 / 500)
     assert found.failures() == []
     assert found.method == "by hand"
 
 
+@pytest.mark.slow
 def test_svi_of_all_data_sets_at_once_is_right_of_each() -> None:
     study = Study(twonn.model, (RATIOS,))
     truth, seen = study.simulate(100)
@@ -173,6 +174,7 @@ def test_a_mean_field_of_correlated_slopes_is_too_narrow() -> None:
     assert all("too narrow: take more steps, a richer guide" in said for said in found.failures())
 
 
+@pytest.mark.slow
 def test_discrete_sites_are_simulated_and_summed_out() -> None:
     def coins(y: Tensor) -> None:
         share = pyro.sample("share", dist.Beta(2.0, 2.0))
@@ -247,11 +249,11 @@ def test_a_model_that_branches_on_values_is_simulated_one_by_one() -> None:
 
     study = Study(model, (torch.zeros(5),))
     assert not study.together
-    truth, seen = study.simulate(2000)
+    truth, seen = study.simulate(800)
     spread = seen["y"].sub(truth["loc"].unsqueeze(1)).square().mean(dim=1)
-    # χ²₅ / 5 has variance 2/5: standard errors of 0.02 and 0.08
-    assert spread[truth["loc"] > 0].mean() == pytest.approx(1.0, abs=0.1)
-    assert spread[truth["loc"] < 0].mean() == pytest.approx(4.0, abs=0.4)
+    # χ²₅ / 5 has variance 2/5: standard errors of 0.03 and 0.13
+    assert spread[truth["loc"] > 0].mean() == pytest.approx(1.0, abs=0.13)
+    assert spread[truth["loc"] < 0].mean() == pytest.approx(4.0, abs=0.52)
 
 
 def test_simulations_follow_prior_and_likelihood() -> None:
@@ -321,16 +323,16 @@ def test_coverage_counts_the_ranks_from_10_to_189() -> None:
 
 def test_right_posteriors_rarely_fail() -> None:
     torch.manual_seed(0)
-    ranks = {str(i): torch.randint(200, (1000,)) for i in range(300)}
+    ranks = {str(i): torch.randint(200, (1000,)) for i in range(150)}
     table = Calibration(ranks, 199).table()
     for column in ("ks_p", "chi2_p", "symmetry_p"):
-        # 0.1 ± four standard errors of √(0.09 / 300)
-        assert (table[column] < 0.1).mean() == pytest.approx(0.1, abs=0.07)
+        # 0.1 ± four standard errors of √(0.09 / 150)
+        assert (table[column] < 0.1).mean() == pytest.approx(0.1, abs=0.1)
     alone = Calibration({"a": EVEN}, 199)
     low, high = alone.coverage_band
     assert (low, high) == (0.868, 0.930)  # quantiles of Binomial(1000, 0.9), divided
     assert table["coverage"].between(low, high).mean() > 0.98
-    assert Calibration(ranks, 199).coverage_band[0] < low, "of 300 parameters one strays farther"
+    assert Calibration(ranks, 199).coverage_band[0] < low, "of 150 parameters one strays farther"
 
 
 def test_failures_of_shape_alone_are_named() -> None:

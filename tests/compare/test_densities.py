@@ -51,18 +51,18 @@ def test_a_wrong_mean_costs_half_its_square_known_by_the_differences() -> None:
 
 
 def test_no_density_beats_the_truth_and_neighbors_estimate_what_it_gets() -> None:
-    x, test = torch.randn(500, 2), torch.randn(1500, 2)
+    x, test = torch.randn(300, 2), torch.randn(1000, 2)
     named = {"truth": normal, "kernel": "kernel", "mixture": "mixture", "k-NN": "k-NN"}
     found = compare.densities(x, named, held_out=test, **QUICK)  # type: ignore[arg-type]
     table = found.table()
     assert found.best == "truth"
-    # The mixture is the same law with 5 numbers fitted: KL 5 / 2N = 0.005, its sd 0.003. The
+    # The mixture is the same law with 5 numbers fitted: KL 5 / 2N = 0.008, its sd 0.005. The
     # kernel's is larger.
-    assert -0.02 < table.gap["mixture"] < 0
+    assert -0.03 < table.gap["mixture"] < 0
     assert -0.1 < table.gap["kernel"] < table.gap["mixture"]
-    # Each ball says log p to √ψ'(10) = 0.32, and the 500 points make some 50 balls that share
-    # none: 0.045, of which four, and a bias of 0.02.
-    assert table.gap["k-NN"] == pytest.approx(0, abs=0.2)
+    # Each ball says log p to √ψ'(10) = 0.32, and the 300 points make some 30 balls that share
+    # none: 0.058, of which four, and a bias of 0.02.
+    assert table.gap["k-NN"] == pytest.approx(0, abs=0.25)
     assert "k-NN" in repr(found)
     assert "mass is infinite, and not ranked" in repr(found)
 
@@ -119,7 +119,7 @@ def test_a_histogram_is_zero_somewhere_and_says_where() -> None:
 
 
 def test_units_shift_all_means_alike() -> None:
-    x = two_moons(150)
+    x = two_moons(100)
     names = ("histogram", "kernel", "k-NN", "mixture", "flow", "VAE")
     here, there = (
         compare.densities(part, names, **QUICK).table().log_density  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def test_ready_estimates_of_the_house_are_taken() -> None:
 
 
 def test_a_seed_repeats_all_and_leaves_the_global_state() -> None:
-    x = two_moons(120)
+    x = two_moons(80)
     before = torch.get_rng_state()
     names = ("kernel", "mixture", "flow", "VAE")
     found, again = (
@@ -190,7 +190,7 @@ def test_atoms_are_named() -> None:
 
 def test_correlated_columns_are_no_trouble() -> None:
     law = MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.99], [0.99, 1.0]]))
-    x, test = law.sample((150,)), law.sample((400,))
+    x, test = law.sample((100,)), law.sample((400,))
     named = {"truth": law.log_prob, "mixture": "mixture"}
     found = compare.densities(x, named, held_out=test, **QUICK)  # type: ignore[arg-type]
     assert found.table().gap["mixture"] == pytest.approx(0, abs=0.1)

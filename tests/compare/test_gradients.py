@@ -23,7 +23,7 @@ SCALE = math.exp(LOG_SCALE)
 RATIOS = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64).neg().add(1).pow(-1 / 3)
 
 
-COPIES = 100  # independent, so that one evaluation shows as many gradients
+COPIES = 400  # independent, so that one evaluation shows as many gradients
 
 
 def model() -> None:
@@ -81,15 +81,15 @@ def at_the_optimum(ratios: Tensor) -> None:
 
 def test_means_and_variances_are_those_of_the_closed_form() -> None:
     with pyro.get_param_store().scope():
-        found = gradients(model, guide, num_evaluations=200, seed=0)
+        found = gradients(model, guide, num_evaluations=50, seed=0)
     assert found.parameters == {"loc": torch.Size([COPIES]), "scale": torch.Size([COPIES])}
     for name, coordinates in closed_form().items():
         for i, (mean, variance, kurtosis) in enumerate(coordinates):
             copies = slice(i * COPIES, (i + 1) * COPIES)
-            error = math.sqrt(variance / 200 / COPIES)
+            error = math.sqrt(variance / 50 / COPIES)
             assert abs(found.means[name][copies].mean().item() - mean) < 4 * error
             here = found.variances[name][copies].mean().item()
-            assert here == pytest.approx(variance, rel=4 * math.sqrt(kurtosis / 200 / COPIES))
+            assert here == pytest.approx(variance, rel=4 * math.sqrt(kurtosis / 50 / COPIES))
     assert closed_form()["score"][0][0] == pytest.approx(LOC), "both means are the true gradient"
     assert closed_form()["score"][1][0] == pytest.approx(SCALE**2 - 1)
     assert found.failures() == []
@@ -97,31 +97,31 @@ def test_means_and_variances_are_those_of_the_closed_form() -> None:
 
 def test_more_particles_divide_the_variance() -> None:
     with pyro.get_param_store().scope():
-        found = gradients(model, guide, num_particles=4, num_evaluations=100, seed=1)
+        found = gradients(model, guide, num_particles=4, num_evaluations=25, seed=1)
     for name, coordinates in closed_form().items():
         for i, (_, variance, kurtosis) in enumerate(coordinates):
             here = found.variances[name][i * COPIES : (i + 1) * COPIES].mean().item()
             # A mean of four has at most this kurtosis, a quarter of a single one's above 3.
-            error = math.sqrt((3 + kurtosis / 4) / 100 / COPIES)
+            error = math.sqrt((3 + kurtosis / 4) / 25 / COPIES)
             assert here == pytest.approx(variance / 4, rel=4 * error)
 
 
 def test_near_the_optimum_the_score_varies_as_the_evidence_says() -> None:
     with pyro.get_param_store().scope():
-        found = gradients(twonn.model, at_the_optimum, RATIOS, num_evaluations=200, seed=0)
+        found = gradients(twonn.model, at_the_optimum, RATIOS, num_evaluations=100, seed=0)
     law = twonn.posterior(RATIOS)
     # There −f = −log p(x) nearly always, so that the score's gradient in loc is −log p(x) ε/s,
-    # and the path's N s ε: with s² = 1/N the sds are as |log p(x)| to 1. Two sds of 200
-    # evaluations each are known to 5 %.
+    # and the path's N s ε: with s² = 1/N the sds are as |log p(x)| to 1. Two sds of 100
+    # evaluations each are known to 7 %.
     sds = {name: variance[0].sqrt().item() for name, variance in found.variances.items()}
-    assert sds["reparameterized"] == pytest.approx(math.sqrt(law.concentration), rel=0.2)
-    assert sds["score"] / sds["reparameterized"] == pytest.approx(abs(law.log_evidence), rel=0.2)
+    assert sds["reparameterized"] == pytest.approx(math.sqrt(law.concentration), rel=0.25)
+    assert sds["score"] / sds["reparameterized"] == pytest.approx(abs(law.log_evidence), rel=0.3)
     assert sds["baseline"] < sds["score"] / 10
     assert found.failures() == []
 
 
 def test_a_named_guide_is_fitted_first() -> None:
-    found = gradients(twonn.model, "mean_field", RATIOS, num_steps=200, num_evaluations=60, seed=0)
+    found = gradients(twonn.model, "mean_field", RATIOS, num_steps=200, num_evaluations=30, seed=0)
     table = found.table()
     assert list(table.index) == ["reparameterized", "score", "baseline"]
     assert table.loc["score", "variance_ratio"] > 1000
@@ -136,7 +136,7 @@ def test_the_encoder_of_a_vae_has_all_three() -> None:
     x = (torch.rand(20, 6) < 0.5).double()
     one = vae.mlp(6, 2, hidden_dims=(5,), activation="tanh", seed=0)
     before = {name: value.clone() for name, value in one.state_dict().items()}
-    found = gradients(one.model, one.guide, x, num_evaluations=100, seed=0)
+    found = gradients(one.model, one.guide, x, num_evaluations=60, seed=0)
     assert list(found.means) == ["reparameterized", "score", "baseline"]
     assert [shape.numel() for shape in found.parameters.values()] == [30, 5, 20, 4]
     assert found.failures() == []
@@ -156,13 +156,13 @@ def test_discrete_sites_have_no_path() -> None:
         pyro.sample("coin", dist.Bernoulli(probs))
 
     with pyro.get_param_store().scope():
-        found = gradients(both, discrete, num_evaluations=300, seed=0)
+        found = gradients(both, discrete, num_evaluations=150, seed=0)
     assert "['coin'] does not move smoothly" in found.left_out["reparameterized"]
     assert found.reference == "score"
     assert "no reparameterized: a draw of ['coin']" in repr(found)
     # d/dλ of KL(Bernoulli(q) ‖ Bernoulli(p)) with λ = logit q is q (1 − q) (λ − logit p).
     slope = 0.6 * 0.4 * (math.log(0.6 / 0.4) - math.log(0.3 / 0.7))
-    error = (found.variances["score"][1] / 300).sqrt()
+    error = (found.variances["score"][1] / 150).sqrt()
     assert abs(found.means["score"][1] - slope) < 4 * error
 
 

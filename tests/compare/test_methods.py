@@ -34,7 +34,7 @@ def test_a_table_of_four_methods_on_one_problem() -> None:
         "SVI": quick(),
         "Laplace": laplace.fit(twonn.model, ratios, seed=0),
         "NUTS": nuts.fit(
-            twonn.model, ratios, num_draws=150, warmup_steps=80, num_chains=2, seed=0,
+            twonn.model, ratios, num_draws=150, warmup_steps=50, num_chains=2, seed=0,
             progress=False,
         ),
     })  # fmt: skip
@@ -63,6 +63,7 @@ def test_errors_are_in_reference_sds(truth: Posterior) -> None:
     assert table.loc["moved", "sd_ratio"] == pytest.approx(1.2)
 
 
+@pytest.mark.slow
 def test_scores_are_as_sure_as_they_say() -> None:
     errors, ratios, claimed = [], [], []
     for _ in range(60):
@@ -81,6 +82,7 @@ def test_says_nothing_of_exact_against_exact(truth: Posterior) -> None:
     assert compare.methods({"exact": truth}).failures() == []
 
 
+@pytest.mark.slow
 def test_a_false_alarm_is_rare() -> None:
     alarms = 0
     for _ in range(40):

@@ -131,7 +131,7 @@ def test_kl_is_near_the_least_divergence_from_the_truth() -> None:
         torch.distributions.Categorical(torch.ones(2)),
         Normal(torch.tensor([0.0, 4.0]), torch.tensor([0.25, 0.25])),
     )
-    data, grid = bimodal(1000), torch.linspace(-2, 6, 4001)
+    data, grid = bimodal(1000), torch.linspace(-2, 6, 2001)
     p = truth.log_prob(grid).exp()
 
     def divergence(h: Tensor) -> float:
@@ -209,6 +209,7 @@ def test_lscv_has_the_least_estimated_squared_error(dim: int) -> None:
     assert around[1] <= min(criterion(best * f) for f in np.geomspace(0.1, 3, 25)) + 1e-12
 
 
+@pytest.mark.slow
 def test_isj_finds_the_width_of_a_normal() -> None:
     # Least mean squared error: (4 / 3 N)^(1/5) σ = 0.266 for N = 1000. Measured over 100 samples,
     # the rule is 5 % wider and scatters by 9 %: five standard errors of a mean of 20 on top.

@@ -362,7 +362,7 @@ def transitions(matrix: Tensor, emission: Tensor) -> Tensor:
 
 def test_monte_carlo_em_ends_near_em(x: Tensor, exact: Posterior) -> None:
     far = []
-    for seed in range(3):
+    for seed in range(2):
         found = em.fit(two_normals, x, init=START, num_samples=100, seed=seed)
         assert found.method == "EM, Monte Carlo"
         # With a share r of the information missing, S draws leave θ √(r / (1 − r) / S) standard
@@ -375,11 +375,14 @@ def test_monte_carlo_em_ends_near_em(x: Tensor, exact: Posterior) -> None:
     assert min(far) > -1e-6
 
 
+@pytest.mark.slow
 def test_more_labels_come_closer(x: Tensor, exact: Posterior) -> None:
+    # From the end on, so that all there is to be away from it is the noise of the labels.
+    end = {name: exact.draws[name][0, 0] for name in ("weights", "locs", "scales")}
     errors = []
     for size in (2, 200):
         fits = [
-            em.fit(two_normals, x, init=START, num_samples=size, max_steps=5, seed=seed)
+            em.fit(two_normals, x, init=end, num_samples=size, max_steps=5, seed=seed)
             for seed in range(3)
         ]
         off = torch.stack([fit.draws["locs"] - exact.draws["locs"] for fit in fits])

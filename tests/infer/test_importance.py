@@ -35,7 +35,7 @@ def by_hand(law: dist.Normal, num: int = 4000, **fields: Any) -> Posterior:
     return Posterior({"loc": loc}, **{"method": "by hand", "sample_stats": stats} | fields)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_finds_the_posterior_of_a_dimension(seed: int) -> None:
     torch.manual_seed(seed)
     ratios = dist.Pareto(torch.tensor(1.0), 3.0).sample((1000,))
@@ -146,6 +146,7 @@ def test_the_prior_is_drawn_from_in_few_runs_of_the_model() -> None:
     assert runs < 50
 
 
+@pytest.mark.slow
 def test_the_evidence_is_as_sure_as_it_says() -> None:
     _, evidence = truth()
     scores = []

@@ -29,7 +29,7 @@ ENGINES: dict[str, Engine] = {
         model, *data, num_steps=20, num_draws=40, progress=False, **rest
     ),
     "NUTS": lambda model, *data, **rest: nuts.fit(
-        model, *data, num_draws=20, warmup_steps=20, num_chains=2, progress=False, **rest
+        model, *data, num_draws=10, warmup_steps=8, num_chains=2, progress=False, **rest
     ),
 }
 

@@ -57,7 +57,9 @@ def test_finds_the_posterior_of_a_dimension(guide: str, ratios: Tensor) -> None:
     assert_is_the_posterior_of_the_dimension(found, ratios)
 
 
-@pytest.mark.parametrize("objective", ["mean_field", "renyi"])
+@pytest.mark.parametrize(
+    "objective", ["mean_field", pytest.param("renyi", marks=pytest.mark.slow)]
+)
 def test_other_objectives_find_the_dimension_too(objective: str, ratios: Tensor) -> None:
     found = quiet(
         twonn.model, ratios, guide="mean_field", objective=objective, num_steps=500
@@ -104,6 +106,7 @@ def test_discrete_sites_are_summed_out_of_the_bound() -> None:
     assert found.log_likelihood["x"].shape == (1, 4000, 90)
 
 
+@pytest.mark.slow
 def test_a_flow_bends_to_what_is_not_normal() -> None:
     """θ = (u, v) on a parabola: no normal fits, a flow does better by a good part of the gap."""
 

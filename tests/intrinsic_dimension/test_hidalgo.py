@@ -259,6 +259,7 @@ def test_the_intervals_cover_where_parts_lie_apart() -> None:
     assert covered.sum() / (2 * repeats) > 0.92
 
 
+@pytest.mark.slow
 def test_the_independent_error_counts_the_doubt_about_the_labels() -> None:
     dims = torch.tensor([1.0, 20.0]).repeat_interleave(100)
     ends = []

@@ -128,7 +128,13 @@ def test_where_labels_are_certain_it_has_the_posterior_of_the_textbook(form: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["full", "tied", "diag", "spherical"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "full",
+        *(pytest.param(name, marks=pytest.mark.study) for name in ("tied", "diag", "spherical")),
+    ],
+)
 def test_the_joint_law_is_the_prior_s(form: str) -> None:
     """Geweke's test: θ | x by a sweep, x | θ by the model, in turn; θ keeps the prior's law.
 
@@ -156,6 +162,7 @@ def test_the_joint_law_is_the_prior_s(form: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_ranks_of_the_truth_are_uniform() -> None:
     """Simulation-based calibration on 100 data sets of 25 points."""
     ranks = []

@@ -70,7 +70,10 @@ def test_three_routes_to_one_posterior() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("covariance", ["tied", "diag", "spherical"])
+@pytest.mark.parametrize(
+    "covariance",
+    ["diag", *(pytest.param(name, marks=pytest.mark.study) for name in ("tied", "spherical"))],
+)
 def test_gibbs_and_nuts_agree_on_the_simpler_forms(covariance: str) -> None:
     x = TRUTH.sample(300, seed=0).x
     prior = NormalInverseWishart.default(x, 3)

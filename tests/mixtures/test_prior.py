@@ -80,7 +80,7 @@ def test_the_default_follows_the_data_and_stays_open() -> None:
         ({"scatter": torch.eye(3)}, r"loc and scatter must have shapes \(D,\) and \(D, D\), got"),
         ({"scatter": -torch.eye(2)}, "scatter must be symmetric and positive definite"),
         ({"strength": 0.0}, "strength must be positive, got 0.0"),
-        ({"degrees": 1.0}, "degrees must be above 1, got 1.0"),
+        ({"degrees": 1.0}, "degrees must be above 1 and finite, got 1.0"),
         ({"concentration": -1.0}, "concentration must be positive, got -1.0"),
     ],
 )

@@ -43,13 +43,13 @@ def estimate(model: VAE, x: Tensor, law: Annealing, num_samples: int) -> bounds.
 @pytest.mark.parametrize("start", ["prior", "guide"])
 def test_chains_find_the_log_evidence(start: str) -> None:
     model, evidence = world()
-    x = evidence.sample((150,))
+    x = evidence.sample((80,))
     exact = evidence.log_prob(x)
     found = estimate(model, x, Annealing(40, num_leapfrog=4, start=start), 32)
     miss = found.per_point - exact
     # An error of ε nats in log w makes the logarithm of the mean ε² / 2 too small.
     bias = 0.5 * found.monte_carlo_error.square().mean().item()
-    assert miss.mean().item() == pytest.approx(-bias, abs=5 * miss.std().item() / math.sqrt(150))
+    assert miss.mean().item() == pytest.approx(-bias, abs=5 * miss.std().item() / math.sqrt(80))
     assert miss.std().item() < 0.3
     assert found.effective_sample_size.mean() > 15
 
@@ -58,12 +58,12 @@ def test_chains_find_the_log_evidence(start: str) -> None:
 def test_weights_are_unbiased_whatever_the_step_size(step_size: float) -> None:
     # The chains have no pilots: with steps of 3 nearly every move is refused, and by rights.
     model, evidence = world()
-    x = evidence.sample((2000,))
+    x = evidence.sample((1000,))
     law = Annealing(20, num_leapfrog=2, start="guide", step_size=step_size, num_pilots=0)
     ratio = (estimate(model, x, law, 16).per_point - evidence.log_prob(x)).exp()
     error = ratio.std().item() / math.sqrt(len(ratio))
     assert ratio.mean().item() == pytest.approx(1.0, abs=5 * error)
-    assert error < 0.02
+    assert error < 0.03
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])

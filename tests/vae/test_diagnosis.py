@@ -39,7 +39,7 @@ def points(num: int = 200) -> Tensor:
 
 
 def look(model: VAE, x: Tensor, **options: int) -> Diagnosis:
-    settings = {"num_steps": 100, "seed": SEED, "progress": False} | options
+    settings = {"num_steps": 30, "seed": SEED, "progress": False} | options
     return diagnose(model, x, **settings)  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def test_the_climb_has_its_gradient_where_the_caller_switched_gradients_off() ->
     expected = amortization_gap(model, x, seed=SEED, progress=False)
     with torch.no_grad():
         found = amortization_gap(model, x, seed=SEED, progress=False)
-        whole = look(model, x, num_samples=50)
+        whole = look(model, x, num_samples=50, num_steps=100)
     torch.testing.assert_close(found.per_point, expected.per_point)
     assert whole.amortization.value == pytest.approx(0.64, abs=0.2)
     assert not found.per_point.requires_grad
@@ -147,7 +147,7 @@ def test_a_guide_too_narrow_has_weights_with_a_heavy_tail() -> None:
 
 
 def test_an_encoder_that_is_off_is_told_to_train_longer() -> None:
-    found = look(line(shift=1.0), points())
+    found = look(line(shift=1.0), points(), num_steps=100)
     # The gap and what can be won back are both shift² = 1 nat.
     assert found.gap.mean().item() == pytest.approx(1.0, abs=0.1)
     assert found.amortization.value == pytest.approx(1.0, abs=0.1)

@@ -451,7 +451,7 @@ def test_a_vae_with_it_trains_saves_and_loads(name: str, tmp_path: Path) -> None
     model = vae.mlp(3, 1, hidden_dims=(16,), likelihood=LAWS[name](), seed=0)
     before = vae.bounds.elbo(model, x, seed=0).value
     after = vae.fit(
-        model, x, num_epochs=15, batch_size=16, learning_rate=0.02, seed=0, progress=False
+        model, x, num_epochs=8, batch_size=16, learning_rate=0.02, seed=0, progress=False
     )
     assert after.elbo.value > before + 0.5
     model.save(tmp_path / "vae")

@@ -112,6 +112,7 @@ def test_adam_and_the_schedules_are_told_what_was_asked(x: Tensor) -> None:
 OBJECTIVES = {"elbo": ELBO(kl_weight=warmup(0.5)), "iwae": IWAE(3)}
 PATIENCE, SEED = 4, 9  # by which the runs stop early, after 12 to 15 of 20 epochs
 EVERY_WAY = [(way, name) for way in ("memory", "file", "loader") for name in OBJECTIVES]
+OFTEN = [("memory", "elbo"), ("file", "elbo"), ("loader", "iwae")]  # each way, each objective
 
 
 def grey(num_points: int = 130) -> Tensor:
@@ -174,7 +175,10 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize(("way", "objective"), EVERY_WAY)
+@pytest.mark.parametrize(
+    ("way", "objective"),
+    [pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow) for case in EVERY_WAY],
+)
 def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(
     way: str,
     objective: str,
