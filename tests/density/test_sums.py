@@ -157,7 +157,7 @@ def test_a_product_reaches_into_the_corners(dim: int) -> None:
 
 @pytest.mark.parametrize("name", COMPACT)
 def test_a_product_of_a_hundred_small_factors_is_no_zero(name: str) -> None:
-    # Nearly at the rim of every axis: a factor is about 1e-4 (or its cube), a product below 1e-308.
+    # Nearly at the rim of every axis: factors are about 1e-4 (or its cube), products below 1e-308.
     data = torch.zeros(40, 100) + 1e-6 * torch.randn(40, 100)
     x = torch.full((3, 100), 0.9999)
     found, naive = (
