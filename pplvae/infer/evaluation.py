@@ -125,7 +125,7 @@ def says_the_same(together: Callable[[], Tensor], alone: Tensor) -> bool:
         found = together()
     except Exception:
         return False
-    return torch.allclose(found, alone, *TOLERANCE, equal_nan=True)
+    return torch.allclose(found.to(alone), alone, *TOLERANCE, equal_nan=True)
 
 
 def log_joint_in_plate(

@@ -73,7 +73,8 @@ def inspect(model: Model, *data: Any) -> Program:
 
     Raises:
         ValueError: If it has no continuous latent site, a discrete one that cannot be enumerated,
-            one whose support depends on another's value, or sees a subsample of its data.
+            one whose support depends on another's value, several precisions to sum over, or sees
+            a subsample of its data.
     """
     with poutine.block(), torch.no_grad():
         sites = sample_sites(poutine.trace(model).get_trace(*data))
@@ -83,7 +84,10 @@ def inspect(model: Model, *data: Any) -> Program:
         _check_sites(sites, enumerated)
         if any(_edges(site["fn"]) for site in latent.values()):
             _check_edges(latent, sample_sites(poutine.trace(model).get_trace(*data)))
-        wide = sample_sites(enumerated_trace(model, data, depth)) if enumerated else sites
+        wide = sites
+        if enumerated:
+            wide = sample_sites(enumerated_trace(model, data, depth))
+            _check_precision(wide, depth)
     computed = {n: s for n, s in sites.items() if s["infer"].get("_deterministic")}
     observed = {n: s for n, s in sites.items() if s["is_observed"] and n not in computed}
     continuous = {n: s for n, s in latent.items() if n not in enumerated}
@@ -139,6 +143,16 @@ def _check_sites(sites: dict[str, Any], discrete: tuple[str, ...]) -> None:
             + (f"only the discrete {list(discrete)}" if discrete else "none")
         )
     check_sees_all(sites)
+
+
+def _check_precision(sites: dict[str, Any], depth: int) -> None:
+    """Refuse to sum discrete sites out of log densities in several precisions; Pyro cannot."""
+    logs = {name: site["fn"].log_prob(site["value"]) for name, site in sites.items()}
+    moved = {name: str(log.dtype) for name, log in logs.items() if log.dim() > depth}
+    if len(set(moved.values())) > 1:
+        raise ValueError(
+            f"sites that discrete ones move must share a precision, got {moved}: convert the data"
+        )
 
 
 def check_sees_all(sites: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pplvae.infer import program
-from pplvae.infer.evaluation import evaluate, runs_in_plate
+from pplvae.infer.evaluation import evaluate, runs_in_plate, says_the_same
 from pplvae.infer.program import inspect, untouched
 
 X = torch.linspace(-1.0, 2.0, 21, dtype=torch.float64).reshape(7, 3).sin()
@@ -342,3 +342,26 @@ def test_refuses_a_support_that_depends_on_another_site() -> None:
         pyro.sample("y", dist.Normal(high, 0.1), obs=y)
 
     assert list(inspect(fixed, torch.tensor(0.3)).latent) == ["high"]
+
+
+def test_discrete_sites_are_summed_in_one_precision() -> None:
+    """Data from NumPy in an ordinary session: Pyro itself would speak of scalar types."""
+
+    def model(x: Tensor) -> None:
+        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(2, dtype=torch.float32)))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Categorical(weights))
+            loc = torch.tensor([0.0, 5.0], dtype=x.dtype)[z]
+            pyro.sample("x", dist.Normal(loc, torch.ones_like(loc)), obs=x)
+
+    with pytest.raises(ValueError, match=r"share a precision, got .*'z': 'torch.float32', "):
+        ValueError, match="share a precision, got .*'z': 'torch.float32', 'x': 'to"
+    ):
+        inspect(model, torch.zeros(3, dtype=torch.float64))
+    assert inspect(model, torch.zeros(3, dtype=torch.float32)).enumerated == ("z",)
+
+
+def test_ways_are_compared_whatever_their_precision() -> None:
+    found = torch.tensor([1.0, 2.0], dtype=torch.float32)
+    assert says_the_same(lambda: found, found.double())
+    assert not says_the_same(lambda: found + 1, found.double())
