@@ -105,7 +105,7 @@ class _Line:
             moments = self.prefix.between(low[rows], stop)
             s = queries[rows] - self.centers[low[rows]]
             total[rows] += (self.basis.coefficients(s, side) * moments).sum(0)
-            rounding[rows] += self.basis.rounding(s) * moments[0]
+            rounding[rows] += self.basis.rounding(s) * (moments[0] + self.prefix.left_over)
             low = low.index_copy(0, rows, stop)
             rows = rows[stop < high[rows]]
 
@@ -121,6 +121,8 @@ class _Prefix:
         self.table[:, 0] = 0
         torch.cumsum(coarse, 1, out=self.table[:count, 1:])
         torch.cumsum(features.sub_(coarse), 1, out=self.table[count:, 1:])
+        # What the second part is rounded beside: all there is to points of next to no weight.
+        self.left_over = self.table[count:].abs().max()
 
     def between(self, low: Tensor, high: Tensor) -> Tensor:
         """Return sums over the runs [low, high), shape (F, M)."""

@@ -133,7 +133,11 @@ def _side(value: float | Array | None, missing: float, data: Tensor, name: str) 
     """Return one number per axis, float64."""
     given = missing if value is None else value
     # In the precision of the data, where a point may stand at the wall.
-    side = torch.as_tensor(given, device=data.device).to(data.dtype).double()
+    try:
+        side = torch.as_tensor(given, device=data.device).to(data.dtype).double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        rule = "must be one number or one for each axis (-inf or inf for no wall)"
+        raise ValueError(f"{name} {rule}, got {value}") from error
     if side.shape not in ((), (1,), (data.shape[1],)) or side.isnan().any():
         raise ValueError(f"{name} must be one number or one for each axis, got {value}")
     return side.expand(data.shape[1])

@@ -64,6 +64,18 @@ def test_prefix_sums_keep_a_few_points_beside_a_crowd(name: str) -> None:
     same(found, kernel.log_density(x, few, method="naive", **args) + shift)
 
 
+@pytest.mark.parametrize("name", COMPACT)
+def test_prefix_sums_keep_points_of_next_to_no_weight(name: str) -> None:
+    # Weights of 1e-25 beside those of 1: less than what the sums of the heavy are rounded to.
+    data, x = torch.randn(2000), torch.randn(400)
+    weights = 10 ** (-25 * torch.rand(2000))
+    found, naive = (
+        kernel.log_density(x, data, 0.01, kernel=name, weights=weights, method=method)
+        for method in ("prefix", "naive")
+    )
+    same(found, naive)
+
+
 @pytest.mark.parametrize("step", [1.0, 0.1, 1 / 3])
 @pytest.mark.parametrize("method", ["naive", "tiled", "prefix"])
 def test_a_point_on_the_rim_of_a_window_is_in_it(step: float, method: str) -> None:
