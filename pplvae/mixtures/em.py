@@ -63,12 +63,13 @@ def fit(
 
     Works in double precision on whitened points, so that neither place nor units of the data
     matter; the mixture comes back in the dtype and units of `x`. All starts take a few steps, and
-    the best six, of few data all, are climbed to the end (beyond 32,768 points, the few steps are
-    on a sample of so many). A component that collapses (it explains less than half a point, or
-    its covariance is singular) begins anew at the point explained worst; after five times for
-    each component, starved ones are left alone and singular ones are given up. A climb that ends
-    with fewer degenerate components counts as better, whatever its likelihood. Memory: the points
-    once more in double precision, and blocks of a few MB.
+    the best six, of few data all, are climbed to the end. Beyond 32,768 points they are climbed on
+    a sample of so many, and the best (and one as good) from there to the end on all points. A
+    component that collapses (it explains less than half a point, or its covariance is singular)
+    begins anew at the point explained worst; after five times for each component, starved ones are
+    left alone and singular ones are given up. A climb that ends with fewer degenerate components
+    counts as better, whatever its likelihood. Memory: the points once more in double precision,
+    and blocks of a few MB.
 
     Args:
         x: Data, shape (N, D), with N > K. Or what does not fit in memory: a memory map

@@ -247,6 +247,7 @@ def test_parts_too_many_collapse_without_a_complaint(num_coherent: int, zeta: fl
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_the_intervals_cover_where_parts_lie_apart() -> None:
     repeats, prob, truth = 100, 0.95, torch.tensor([2.0, 5.0])
     covered = torch.zeros(2)

@@ -61,6 +61,7 @@ def test_what_passes_the_screen_is_not_split_without_need(
 
 
 @pytest.mark.slow
+@pytest.mark.study
 def test_one_dimension_is_taken_for_several_in_less_than_two_of_a_hundred_data_sets() -> None:
     wrong, names = 0, [n for n in manifolds.NAMES if n not in ("ball", "gaussian", "cube")]
     for seed in range(100, 104):

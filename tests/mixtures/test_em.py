@@ -570,3 +570,20 @@ def test_an_m_step_refuses_labels_that_do_not_fit(x: Tensor) -> None:
     one_point[:, 0], one_point[0] = 1.0, torch.tensor([0.0, 1.0])
     with pytest.raises(ValueError, match=r"jitter must be larger: components \[1\] are singular"):
         em.m_step(x, one_point)
+
+
+def test_many_points_are_climbed_from_where_a_sample_of_them_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The best optimum of 4000 points from climbs on 1000: one climb, or two that are alike."""
+    means = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0], [4.0, 4.0]])
+    x = means.repeat(1000, 1) + torch.randn(4000, 2)
+    best = em.fit(x, 4, seed=0, progress=False)
+    monkeypatch.setattr("pplvae.mixtures.reading.MOST_SAMPLED", 1000)
+    for points in (x, [x[:1500], x[1500:]]):
+        found = em.fit(points, 4, seed=0, progress=False)
+        assert found.log_likelihood == pytest.approx(best.log_likelihood, abs=0.01)
+        assert len(found.start_log_likelihoods) == 1
+    # Three components for four alike: which two share one is a matter of chance.
+    found = em.fit(x, 3, seed=0, progress=False)
+    assert len(found.start_log_likelihoods) == 2
