@@ -12,7 +12,7 @@ from pplvae.report import autoencoder, clusters, code, density, trust
 from pplvae.report.build import STAGES
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _few_steps() -> Iterator[None]:
     """Engines that run just long enough to answer: their accuracy is tested where they live."""
     with pytest.MonkeyPatch.context() as patch:
