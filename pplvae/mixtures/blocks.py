@@ -19,12 +19,10 @@ def is_in_blocks(x: Any) -> bool:
     """
     if isinstance(x, np.memmap):
         return True
-    while isinstance(x, list | tuple) and len(x):
-        x = x[0]
-        if isinstance(x, list | tuple) and len(x) and isinstance(x[0], list | tuple | Tensor):
-            return True
-        if isinstance(x, Tensor | np.ndarray):
-            return True
+    if isinstance(x, list | tuple) and len(x):
+        row = x[0]
+        first = row[0] if isinstance(row, list | tuple) and len(row) else row
+        return not isinstance(first, float | int | np.number)
     return not (isinstance(x, Tensor | float | int) or hasattr(x, "__array__"))
 
 

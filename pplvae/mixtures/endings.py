@@ -89,14 +89,12 @@ def ending(
         tolerance: Likewise.
         abandoned: Where other paths were given up, in nats.
     """
-    ranks = [
-        (-_num_degenerate(path, data, problem, jitter), path.objectives[-1])
-        for path in climbs
-        if path.objectives[-1] > -math.inf  # nan is not either
-    ]
-    if not ranks:
+    climbs = [path for path in climbs if path.objectives[-1] > -math.inf]  # nor is nan
+    if not climbs:
         raise ValueError(f"jitter must be larger for points without volume, got {jitter}")
-    climbs = [path for path in climbs if path.objectives[-1] > -math.inf]
+    ranks = [
+        (-_num_degenerate(path, data, problem, jitter), path.objectives[-1]) for path in climbs
+    ]
     fewest, highest = max(ranks)
     best, degenerate = next(
         (path, -rank)

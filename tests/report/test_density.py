@@ -8,11 +8,6 @@ from pplvae.report.build import prepared
 from pplvae.report.section import Section, Settings, Study
 
 
-@pytest.fixture(autouse=True)
-def _few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(density, "NUM_EPOCHS", 2)
-
-
 def section(x: Tensor, dimension: float | None) -> Section:
     dataset = Dataset(x, (x.shape[1],), None, "a table")
     points = prepared(x, image=False, standardize=True)
