@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
@@ -820,6 +820,45 @@ def test_refuses_the_checkpoint_of_another_seed(tmp_path: Path) -> None:
         ValueError, match=f"^seed must be 0 to go on from {tmp_path / 'run'}, got 1"
     ):
         Study().train(checkpoint=tmp_path / "run", seed=1)
+
+
+def goes_on(path: Path, x: Tensor, *, size: int = 5, about: dict[str, Any]) -> None:
+    w = parameter(0.0)
+    run(
+        lambda x: (x - w).square().mean(), [w], minibatches(x, batch_size=size), num_epochs=2,
+        checkpoint=path, about=about,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"x": torch.arange(20.0).flip(0)}, "data"),
+        ({"x": torch.arange(20.0) * 1.01}, "data"),
+        ({"x": torch.arange(40.0)[::2]}, "data"),
+        ({"x": torch.arange(21.0)}, "data"),
+        ({"size": 4}, "batch_size"),
+        ({"about": {"network": nn.Tanh(), "noise": torch.sin}}, "network"),
+        ({"about": {"network": nn.ELU(), "noise": torch.cos}}, "noise"),
+        ({"about": {"network": torch.ones(3), "noise": None}}, "network, noise"),
+        ({"about": {}}, "network, noise"),
+    ],
+)  # fmt: skip
+def test_refuses_a_checkpoint_of_other_data_or_of_another_thing(
+    tmp_path: Path, change: dict[str, Any], other: str
+) -> None:
+    path = tmp_path / "run"
+    own: dict[str, Any] = {
+        "x": torch.arange(20.0),
+        "about": {"network": nn.ELU(), "noise": torch.sin},
+    }
+    goes_on(path, **own)
+    with pytest.raises(
+        ValueError, match=f"^checkpoint {path} must be of the run .* other {other}:"
+    ):
+        goes_on(path, **own | change)
+    # Codes of a layer before are rounded otherwise by another number of threads.
+    goes_on(path, x=own["x"] * (1 + 1e-6), about={"network": nn.ELU(), "noise": torch.sin})
 
 
 # --- what goes wrong -------------------------------------------------------------------------

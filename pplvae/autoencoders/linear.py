@@ -114,6 +114,7 @@ def fit(
         callbacks=callbacks,
         checkpoint=checkpoint,
         checkpoint_seconds=checkpoint_seconds,
+        about={"data": x, "tied": tied},
         seed=seed,
         progress=progress,
         description="training the linear autoencoder",

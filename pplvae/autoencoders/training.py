@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import torch
@@ -142,12 +142,19 @@ def train(
             callbacks=settings.callbacks,
             checkpoint=settings.checkpoint,
             checkpoint_seconds=settings.checkpoint_seconds,
+            about=_about(autoencoder, parts, noise),
             seed=settings.seed,
             progress=settings.progress,
             description=description,
             shown="unexplained",
         )
     return judged(autoencoder, parts, history)
+
+
+def _about(autoencoder: Autoencoder, parts: Parts, noise: Noise | None) -> dict[str, Any]:
+    """Return what must be the same where a training goes on from its checkpoint."""
+    networks = autoencoder.encoder, autoencoder.decoder
+    return {"networks": networks, "held-out points": parts.judge, "noise": noise}
 
 
 def judged(autoencoder: Autoencoder, parts: Parts, history: History | None) -> AutoencoderFit:

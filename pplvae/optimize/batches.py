@@ -52,6 +52,11 @@ class minibatches:
         full, rest = divmod(self.num_rows, self.batch_size)
         return full + (rest >= distributed.world_size())
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What must be the same where a run goes on from its checkpoint."""
+        return {"data": self.tensors[0], "batch_size": self.batch_size}
+
     def __call__(self, generator: torch.Generator) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
         world, rank = distributed.world_size(), distributed.rank()

@@ -1,15 +1,21 @@
 """Checkpoints of a run: plain tensors and numbers, whole or not there, never unpickled."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pplvae.optimize.batches import take
 from pplvae.storage import write_atomically
 
-FORMAT = "pplvae checkpoint 2"
+FORMAT = "pplvae checkpoint 3"
+ROWS = 16  # of the data, evenly spaced, by which they are known again
+SAME = 1e-3  # of their spread: what another number of threads rounds is far below
 
 
 def checkpoint_seed(path: str | os.PathLike[str]) -> int | None:
@@ -60,6 +66,49 @@ def check_fits(path: Path, name: str, theirs: list[Tensor], ours: list[Tensor]) 
             f"checkpoint {path} must hold {name} {wanted}, got {found}: "
             "it belongs to another model; name another file or delete it"
         )
+
+
+def marks(about: Mapping[str, Any]) -> dict[str, str | Tensor]:
+    """Return that by which the parts of a run are known again.
+
+    Of rows of numbers these are their number and some of them; of anything else its words.
+    """
+    return {name: _mark(part) for name, part in about.items()}
+
+
+def check_about(
+    path: Path, theirs: Mapping[str, str | Tensor], ours: Mapping[str, str | Tensor]
+) -> None:
+    """Refuse a checkpoint of another run.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    names = [name for name in {**theirs, **ours} if not _same(theirs.get(name), ours.get(name))]
+    if names:
+        raise ValueError(
+            f"checkpoint {path} must be of the run that is to go on, got one with other "
+            f"{', '.join(names)}: name another file or delete it"
+        )
+
+
+def _mark(part: Any) -> str | Tensor:
+    if not isinstance(part, Tensor | np.ndarray):
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(part))
+    chosen = torch.linspace(0, len(part) - 1, min(ROWS, len(part))).long()
+    rows = take(part, chosen.to(part.device) if isinstance(part, Tensor) else chosen)
+    numbers = rows.detach().to("cpu", torch.float64).flatten()
+    return torch.cat([numbers, numbers.new_tensor([len(part)])])
+
+
+def _same(theirs: str | Tensor | None, ours: str | Tensor | None) -> bool:
+    if not isinstance(theirs, Tensor) or not isinstance(ours, Tensor):
+        return isinstance(theirs, str) and isinstance(ours, str) and theirs == ours
+    if theirs.shape != ours.shape or theirs[-1] != ours[-1]:
+        return False
+    numbers, others = theirs[:-1], ours[:-1]
+    spread = torch.linalg.vector_norm(numbers - numbers.mean())
+    return torch.linalg.vector_norm(numbers - others).item() <= SAME * spread.item()
 
 
 def _shapes(tensors: list[Tensor]) -> str:

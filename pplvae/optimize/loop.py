@@ -14,10 +14,10 @@ Reference:
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from tqdm import tqdm
@@ -81,6 +81,7 @@ def minimize(
     callbacks: Sequence[Callback] = (),
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_seconds: float = 60.0,
+    about: Mapping[str, Any] | None = None,
     seed: int | None = None,
     progress: bool = True,
     description: str = "training",
@@ -114,6 +115,9 @@ def minimize(
             before, to the same result, bit for bit, as one never interrupted. Several processes
             must see the same file, and write it at the end of an epoch only.
         checkpoint_seconds: Least time between two writes of the checkpoint.
+        about: What the run is of, by name: rows of numbers, and things that their `repr` tells
+            from others. A checkpoint of a run where one differs, or the rows or the `batch_size`
+            of `minibatches` do, is refused. Not so more epochs, or other step sizes.
         seed: Start of the random draws.
         progress: Whether to show a progress bar.
         description: What the bar says.
@@ -133,6 +137,7 @@ def minimize(
     run = Run(
         list(parameters), list(buffers), betas=betas, eps=eps, seed=seed,
         path=None if checkpoint is None else Path(checkpoint),
+        about={**getattr(batches, "about", {}), **(about or {})},
     )  # fmt: skip
     plan = _Plan(
         loss, batches, num_epochs=num_epochs, learning_rate=learning_rate, schedule=schedule,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from pplvae.optimize.logs import Callback, Epoch
 
 # What is in a checkpoint besides the tensors, Adam's moments, the time and the random state.
 KEPT = (
-    "seed", "losses", "validation", "monitored", "num_steps", "best", "best_epoch", "best_loss",
-    "stopped", "position", "totals", "count", "rate",
+    "about", "seed", "losses", "validation", "monitored", "num_steps", "best", "best_epoch",
+    "best_loss", "stopped", "position", "totals", "count", "rate",
 )  # fmt: skip
 
 
@@ -39,11 +39,13 @@ class Run:
         eps: float,
         seed: int | None,
         path: Path | None,
+        about: Mapping[str, Any],
     ) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self.parameters:
             raise ValueError("parameters must hold at least 1 that requires a gradient, got 0")
         self.buffers, self.path = buffers, path
+        self.about = {} if path is None else checkpoints.marks(about)
         self.seed = common_seed(seed, self.parameters[0].device)
         _follow_first(self.kept())
         # The fused kernel reads memory in order: it corrupts a leaf that is a strided view.
@@ -226,6 +228,7 @@ class Run:
             raise ValueError(f"seed must be {state['seed']} to go on from {path}, got {seed}")
         for name in ("parameters", "buffers"):
             checkpoints.check_fits(path, name, state[name], getattr(self, name))
+        checkpoints.check_about(path, state["about"], self.about)
         _copy_into(self.kept(), [*state["parameters"], *state["buffers"]])
         settings = self.optimizer.state_dict()
         self.optimizer.load_state_dict(settings | {"state": state["optimizer"]})

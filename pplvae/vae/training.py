@@ -141,6 +141,7 @@ def fit(
             callbacks=callbacks,
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
+            about={"VAE": vae, "objective": objective},
             seed=seed,
             progress=progress,
             description="training the VAE",

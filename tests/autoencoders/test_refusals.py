@@ -1,6 +1,7 @@
 """What is refused, what it leaves as it was, and what holds in any unit."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,23 @@ def test_an_autoencoder_of_one_s_own_goes_on_where_it_was_interrupted(
     assert found.plain is not None
     assert whole.plain is not None
     assert (found.error, found.plain.error) == (whole.error, whole.plain.error)
+
+
+@pytest.mark.parametrize(
+    ("fit", "change", "differs"),
+    [
+        (partial(linear.fit, latent_dim=2, method="gradient"), {"tied": True}, "parameters"),
+        (partial(stacked.fit, dims=(4, 2)), {"activation": "tanh"}, "networks"),
+        (partial(stacked.fit, dims=(4, 2)), {"batch_size": 7}, "batch_size"),
+        (partial(denoising.fit, autoencoder=2), {"noise": denoising.Gaussian(0.2)}, "noise"),
+    ],
+)
+def test_does_not_go_on_from_the_checkpoint_of_another_training(
+    fit: Callable[..., Any], change: dict[str, Any], differs: str, x: Tensor, tmp_path: Path
+) -> None:
+    again = partial(fit, checkpoint=tmp_path / "run", **QUIET)
+    again(x)
+    with pytest.raises(ValueError, match=f"^checkpoint .* must .*{differs}.* name another file"):
+        again(x, **change)
+    with pytest.raises(ValueError, match=r"^checkpoint .* must be of the run .* other data"):
+        again(x.flip(0))

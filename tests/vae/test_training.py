@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -431,6 +432,20 @@ def test_a_run_without_a_seed_resumes_with_that_of_its_checkpoint(
     assert torch.equal(first.held_out, again.held_out)
     whole = vae.fit(small(), x, num_epochs=4, seed=checkpoint_seed(path), progress=False)
     assert whole.history == again.history
+
+
+def test_does_not_go_on_from_the_checkpoint_of_another_training(x: Tensor, tmp_path: Path) -> None:
+    again = partial(vae.fit, num_epochs=2, checkpoint=tmp_path / "run", seed=0, progress=False)
+    again(small(), x)
+    tanh = small()
+    tanh.encoder[1] = nn.Tanh()  # pyright: ignore[reportIndexIssue]
+    refusal = "^checkpoint .* must be of the run that is to go on, got one with other {}: name"
+    with pytest.raises(ValueError, match=refusal.format("VAE")):
+        again(tanh, x)
+    with pytest.raises(ValueError, match=refusal.format("objective")):
+        again(small(), x, objective=vae.ELBO(num_particles=2))
+    with pytest.raises(ValueError, match=refusal.format("data")):
+        again(small(), x.flip(0))
 
 
 class Watched(nn.Module):
