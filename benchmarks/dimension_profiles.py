@@ -10,8 +10,9 @@ levels (0 to 255) and Euclidean distance over all pixels. The length is the mean
 subset (of DANCo too, though it reads eleven neighbors), and of r_n and r_2n for Gride. Beside each
 estimate is its standard error, where it has one: DANCo's is from the spread over the subsets.
 
-What the smallest subsets say is bounded by their size: TwoNN falls there because few points of
-many dimensions are all edge, which DANCo corrects for. Agreement down the table would be a
+What the smallest subsets and the farthest neighbors say is bounded by the edge: TwoNN and Gride
+fall because points of many dimensions are all edge from so far, which DANCo and the calibrated
+profile correct for. Agreement down the table would be a
 dimension of the data; a fall is said as "no plateau".
 """
 
@@ -49,23 +50,29 @@ def profiles(x: Tensor) -> dict[str, Profile]:
     return {
         "DANCo": scales.profile(graph, of_angles, seed=0),
         "TwoNN": scales.profile(graph, "decimation", seed=0),
-        "Gride": scales.profile(graph, "gride"),
+        "Gride": scales.profile(graph),
+        "Gride, calibrated": scales.profile(graph, calibrated=True),
     }
 
 
 def table(found: dict[str, Profile]) -> None:
     """Print one line for each size of subset, and what each profile says."""
-    print("\n| points | r₁, r₂ | DANCo | TwoNN | n₁, n₂ | r_n₁, r_n₂ | Gride |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| points | r₁, r₂ | DANCo | TwoNN | n₁, n₂ | r_n₁, r_n₂ | Gride | calibrated |")
+    print("|---|---|---|---|---|---|---|---|")
     by_size, by_rank = found["TwoNN"], found["Gride"]
     for i, j in zip_longest(range(len(by_size.scales)), range(len(by_rank.scales))):
-        decimated, doubled = ["–"] * 4, ["–"] * 3
+        decimated, doubled = ["–"] * 4, ["–"] * 4
         if i is not None:
             decimated = [str(by_size.sizes[i].item()), f"{by_size.scales[i]:.0f}",
                          said(found["DANCo"], i), said(by_size, i)]  # fmt: skip
         if j is not None:
             n1 = int(by_rank.neighbors[j])
-            doubled = [f"{n1}, {2 * n1}", f"{by_rank.scales[j]:.0f}", said(by_rank, j)]
+            both = by_rank, found["Gride, calibrated"]
+            doubled = [
+                f"{n1}, {2 * n1}",
+                f"{by_rank.scales[j]:.0f}",
+                *(said(it, j) for it in both),
+            ]
         print(f"| {' | '.join(decimated + doubled)} |")
     for name, profile in found.items():
         print(f"{name}: {'; '.join(map(flat, profile.plateaus)) or 'no plateau'}")

@@ -4,6 +4,7 @@ Tensors go into safetensors files, which hold numbers and text and nothing that 
 header names the format, so that a file of another kind is refused, and may hold a recipe as JSON.
 """
 
+import glob
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -23,6 +24,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The temporary name keeps the ending of `path`, which some writers go by.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(path, write)
+    except FileNotFoundError:  # another process called `remove_left_over` meanwhile
+        _write(path, write)
+
+
+def remove_left_over(path: Path) -> None:
+    """Remove the temporary files of writers of `path` that were killed.
+
+    That of a writer at work is removed too, who then writes it again.
+    """
+    for temporary in path.parent.glob(f".{'[0-9a-f]' * 8}.{glob.escape(path.name)}"):
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         temporary.touch(exist_ok=False)
@@ -80,7 +97,7 @@ def read_weights(path: Path, *, form: str, kind: str) -> Saved:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is cut off, foreign, or of another format.
+        ValueError: If it is cut off, foreign, of another format, or its recipe is no recipe.
     """
     if not path.exists():
         raise FileNotFoundError(f"path must name {kind}, got {path}, which does not exist")
@@ -93,7 +110,13 @@ def read_weights(path: Path, *, form: str, kind: str) -> Saved:
     found = header.get("format", "a foreign safetensors file")
     if found != form:
         raise ValueError(f"path must name {kind}, of format {form}, got {path}, {found}")
-    return Saved(weights, json.loads(header.get("recipe", "null")))
+    try:
+        recipe = json.loads(header.get("recipe", "null"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"path must name {kind}, got {path}, whose recipe is no JSON") from error
+    if not isinstance(recipe, dict | None):
+        raise ValueError(f"path must name {kind}, got {path}, of the recipe {recipe!r}")
+    return Saved(weights, recipe)
 
 
 def check_fits(

@@ -36,7 +36,8 @@ def as_tensor(x: Array, *, name: str = "x", allow_nan: bool = False) -> Tensor:
     if isinstance(x, np.ma.MaskedArray):
         x = np.ma.filled(x.astype(np.float64), np.nan) if np.ma.is_masked(x) else x.data
     try:
-        x = torch.as_tensor(_wrappable(x) if isinstance(x, np.ndarray) else x)
+        if not isinstance(x, Tensor):  # that stays on its device, whatever the default one
+            x = torch.as_tensor(_wrappable(x) if isinstance(x, np.ndarray) else x)
     except (TypeError, ValueError, RuntimeError) as error:
         got = getattr(x, "dtype", type(x).__name__)
         raise ValueError(f"{name} must be an array of numbers, got {got}") from error

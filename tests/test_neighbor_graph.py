@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
@@ -5,7 +6,14 @@ from torch import Tensor
 
 from pplvae import neighbors
 from pplvae.intrinsic_dimension import gride, hidalgo, levina_bickel, twonn
-from pplvae.neighbors import NeighborGraph, as_graph, from_distances, graph
+from pplvae.neighbors import (
+    NeighborGraph,
+    as_graph,
+    copies,
+    from_distances,
+    graph,
+    neighbor_graph,
+)
 
 
 @pytest.fixture
@@ -75,7 +83,7 @@ def test_refuses_nearest_that_are_none(x: Tensor) -> None:
         from_distances(*with_self)
     for wrong, message in (
         (indices[:, :3], r"must share the shape \(N, k\), got \(\(60, 4\), \(60, 3\)\)"),
-        (indices.double(), "indices must be whole numbers, got torch.float64"),
+        (indices.double(), "indices must be whole numbers, got float64"),
         (indices + 1, r"indices must be in \[0, 59\], got 1 to 60"),
         (indices[:, [0, 0, 2, 3]], "indices must name each neighbor once"),
     ):
@@ -175,3 +183,39 @@ def test_the_width_is_a_power_of_two_up_to_a_quarter_of_the_distinct_points(
     assert graph(x).num_neighbors == 32
     monkeypatch.setattr("pplvae.neighbors.neighbor_graph._MOST_ENTRIES", 3000)
     assert graph(x).num_neighbors == 16
+
+
+def test_copies_are_found_whatever_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randint(0, 4, (500, 3)).double()
+    x[7] = -0.0 * x[7].abs()
+    rows, counts = copies.distinct(x)
+    values, expected = x.unique(dim=0, return_counts=True)
+    order = np.lexsort(x[rows].T.flip(0).numpy())
+    assert torch.equal(x[rows][order], values + 0.0)
+    assert torch.equal(counts[order], expected)
+    assert (rows.diff() > 0).all()
+    assert not any((x[row] == x[:row]).all(dim=1).any() for row in rows.tolist())
+    monkeypatch.setattr(copies, "_keys", lambda x: torch.zeros(len(x), dtype=torch.int64))
+    again = copies.distinct(x)  # all rows share their key
+    assert torch.equal(again[0], rows)
+    assert torch.equal(again[1], counts)
+
+
+def test_many_copies_cost_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched, search = [], neighbor_graph.neighbors
+    monkeypatch.setattr(
+        neighbor_graph,
+        "neighbors",
+        lambda x, *a, **o: searched.append(len(x)) or search(x, *a, **o),
+    )
+    x = torch.rand(3000, 2)
+    x[:2000] = 0.5
+    with pytest.warns(UserWarning, match="1999 of 3000 points repeat"):
+        graph(x, 3)
+    assert searched == [1001]
+
+
+def test_a_graph_keeps_no_gradient() -> None:
+    points = graph(torch.rand(50, 2).requires_grad_(), 3).points
+    assert points is not None
+    assert not points.requires_grad

@@ -3,11 +3,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pplvae.neighbors import (
     Neighbors,
@@ -127,7 +129,7 @@ def second_pass(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     left, second = [], product._nearest_within
     monkeypatch.setattr(search, "TREE_MAX_DIM", 0)
     monkeypatch.setattr(
-        product, "_nearest_within", lambda *args: left.extend(args[1].tolist()) or second(*args)
+        product, "_nearest_within", lambda *args: left.extend(args[2].tolist()) or second(*args)
     )
     return left
 
@@ -230,17 +232,21 @@ def test_leaves_hold_every_point_once_and_fill_up_with_others(
     assert (widths < 0.6 * (x.amax(dim=0) - x.amin(dim=0))).all()
 
 
-def test_leaves_leave_most_distances_uncomputed(
-    leaves: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked, distances = [], Question.distances
 
-    def counted(self: Question, rows: Tensor, columns: Tensor) -> Tensor:
+    def counts(self: Question, rows: Tensor, columns: Tensor) -> Tensor:
         asked.append(len(rows))
         return distances(self, rows, columns)
 
-    monkeypatch.setattr(Question, "distances", counted)
-    x = torch.randn(1000, 8)
+    monkeypatch.setattr(Question, "distances", counts)
+    return asked
+
+
+def test_leaves_leave_most_distances_uncomputed(
+    leaves: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, x = counted(monkeypatch), torch.randn(1000, 8)
     for points in (x, torch.cat([x, torch.full((1, 8), 1e30)]), x[:10].repeat(100, 1)):
         asked.clear()
         neighbors(points, 2)
@@ -261,9 +267,74 @@ def test_each_question_goes_the_way_that_is_fastest_for_it(
         (4095, 8, 1, True), (4096, 8, 17, True), (4096, 8, 1, False),
         (4095, 9, 1, True), (4096, 9, 17, True), (4096, 9, 1, False),
     ):  # fmt: skip
-        x = torch.ones(num, dim)
+        x = torch.randn(num, dim)
         neighbors(x, k, None if own else x)
     assert taken == ["leaves", *["tree"] * 4, *["product"] * 3]
+    taken.clear()
+    crowd = torch.randn(4096, 3)
+    crowd[:1500] = 0.0  # a tree would look at all of them from each
+    neighbors(crowd, 1)
+    neighbors(crowd, 1, crowd[:5])
+    assert taken == ["leaves", "product"]
+
+
+def test_where_single_precision_fails_the_second_pass_starts_from_better_candidates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = counted(monkeypatch)
+    x = torch.randn(2000, 10)
+    x[5] = 1e30
+    neighbors(x, 20)
+    # Two times 28 candidates, and those that the exact reach cannot rule out: the 20 and a few.
+    assert sum(asked) < 90 * len(x)
+
+
+def test_columns_that_do_not_vary_are_no_obstacle_to_a_tree() -> None:
+    x = torch.tensor([[1e12, 0.0], [1e12, 1e-300], [1e12, 3e-300]])
+    found = neighbors(x, 1).distances.squeeze(1)
+    torch.testing.assert_close(found, torch.tensor([1e-300, 1e-300, 2e-300]), atol=0, rtol=1e-15)
+    far = neighbors(x, 1, torch.tensor([[1e12 + 1, 0.0]]))
+    assert far.distances.item() == 1.0
+
+
+@pytest.mark.parametrize("dim", [3, 12])
+def test_says_how_far_it_is(
+    dim: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = partial(tqdm, mininterval=0)
+    for way in (tree, product):
+        monkeypatch.setattr(way, "tqdm", lambda **o: impatient(**o | {"delay": 0}))
+    neighbors(torch.randn(3000, dim), 40)
+    assert "3000/3000" in capsys.readouterr().err
+    neighbors(torch.randn(3000, dim), 40, progress=False)
+    assert not capsys.readouterr().err
+
+
+def test_a_thread_that_cannot_start_is_an_error_and_no_wait_for_ever(
+    leaves: None, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        neighbors(torch.randn(500, 8), 2)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert torch.get_num_threads() == 2
+    started[0].join(10)
+    assert not started[0].is_alive()
+
+
+def test_refuses_distances_that_the_dtype_does_not_hold() -> None:
+    x = torch.tensor([[-3e38], [3e38]], dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"less than 3\.4e\+38, for it is in torch.float32"):
+        neighbors(x, 1)
+    assert neighbors(x.double(), 1).distances[0, 0].item() == pytest.approx(6e38)
 
 
 def test_the_answer_is_the_same_again_and_with_more_threads(route: str, threads: None) -> None:
@@ -427,19 +498,27 @@ def test_refuses(x: Array, k: int, queries: Tensor | None, message: str) -> None
 
 
 MEASURE = """
-import resource, sys, torch
+import resource, torch
 from pplvae.neighbors import neighbor_distances
-x = torch.rand(*map(int, sys.argv[1:]))
+x = {}
 torch.rand(100, 100) @ torch.rand(100, 100)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-neighbor_distances(x, 2, progress=False)
+neighbor_distances(x, {}, progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shape", "most"), [((20_000, 784), 600), ((200_000, 10), 600)])
-def test_memory_stays_of_the_order_of_the_data(shape: tuple[int, int], most: int) -> None:
-    run = [sys.executable, "-c", MEASURE, *map(str, shape)]
+@pytest.mark.parametrize(
+    ("make", "k", "most"),
+    [
+        ("torch.rand(20_000, 784)", 2, 600),
+        ("torch.rand(200_000, 10)", 2, 600),
+        ("torch.rand(4000, 784)", 512, 600),
+        ("torch.eye(1500)", 5, 400),
+    ],
+)
+def test_memory_stays_of_the_order_of_the_data(make: str, k: int, most: int) -> None:
+    run = [sys.executable, "-c", MEASURE.format(make, k)]
     taken = subprocess.run(run, capture_output=True, text=True, check=True, env=os.environ).stdout
     assert int(taken) / 1024 < most

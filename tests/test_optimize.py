@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pplvae.optimize import (
     Batch,
     Batches,
     History,
+    checkpoints,
     constant,
     cosine,
     cyclical,
@@ -781,7 +783,13 @@ def test_refuses_a_foreign_or_damaged_checkpoint_and_leaves_it(tmp_path: Path) -
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("state", [{"epoch": 3}, [1.0], {"format": "pplvae checkpoint 0"}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"epoch": 3}, [1.0], {"format": "pplvae checkpoint 0"}, {"format": checkpoints.FORMAT},
+        {"format": checkpoints.FORMAT, "seed": 0},
+    ],
+)  # fmt: skip
 def test_refuses_what_other_programs_saved(tmp_path: Path, state: object) -> None:
     torch.save(state, tmp_path / "run")
     with pytest.raises(ValueError, match=f"^checkpoint {tmp_path / 'run'} must be a checkpoint"):
@@ -861,6 +869,42 @@ def test_refuses_a_checkpoint_of_other_data_or_of_another_thing(
     goes_on(path, x=own["x"] * (1 + 1e-6), about={"network": nn.ELU(), "noise": torch.sin})
 
 
+def test_a_large_column_does_not_hide_the_others(tmp_path: Path) -> None:
+    def table(seed: int, rounding: float = 0.0) -> Tensor:
+        year = torch.arange(1990.0, 2020.0).reshape(-1, 1)
+        small = 0.1 * torch.randn(30, 5, generator=generator(seed))
+        dead = torch.full((30, 1), 0.3)
+        return (torch.cat([year, small, dead], dim=1) * (1 + rounding)).float()
+
+    goes_on(tmp_path / "run", table(0), about={})
+    with pytest.raises(ValueError, match=r"^checkpoint .* got one with other data:"):
+        goes_on(tmp_path / "run", table(1), about={})
+    # A column that is constant but for rounding is known again by its numbers.
+    goes_on(tmp_path / "run", table(0, rounding=1e-6), about={})
+
+
+def test_a_run_that_is_over_says_so_where_another_learning_rate_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    Study().train(checkpoint=tmp_path / "run", num_epochs=2, learning_rate=0.07)
+    study = Study()
+    with warnings.catch_warnings():  # one that is not over goes on with it
+        warnings.simplefilter("error")
+        study.train(checkpoint=tmp_path / "run")
+        study.train(checkpoint=tmp_path / "run")
+    weights, calls = study.weights(), study.calls
+    with pytest.warns(UserWarning, match=r"run holds a run that is over, with learning_rate 0.1:"):
+        study.train(checkpoint=tmp_path / "run", learning_rate=0.03)
+    assert (study.weights(), study.calls) == (weights, calls)
+
+
+def test_a_start_removes_what_a_killed_write_of_its_own_left(tmp_path: Path) -> None:
+    for name in (".0123abcd.run", ".0123abcd.other"):
+        (tmp_path / name).write_bytes(b"half a check")
+    Study().train(checkpoint=tmp_path / "run", num_epochs=1)
+    assert {file.name for file in tmp_path.iterdir()} == {"run", ".0123abcd.other"}
+
+
 # --- what goes wrong -------------------------------------------------------------------------
 
 
@@ -934,6 +978,9 @@ def test_an_interruption_puts_the_best_weights_back() -> None:
         ({"patience": 2, "validate": None}, "patience needs a validation loss, got 2 without one"),
         ({"checkpoint_seconds": -1}, "checkpoint_seconds must be at least 0, got -1"),
         ({"seed": -1}, r"seed must be in \[0, 4294967295\], got -1"),
+        ({"learning_rate": "a"}, "learning_rate must be a number, got 'a'"),
+        ({"clip_norm": [1.0]}, r"clip_norm must be a number, got \[1.0\]"),
+        ({"schedule": "cosine"}, "schedule must be a function of the progress, got 'cosine'"),
     ],
 )
 def test_refuses_impossible_arguments(options: dict[str, Any], message: str) -> None:

@@ -47,6 +47,12 @@ def train(fail_at: int | None = None, **options: Any) -> History:
     )  # fmt: skip
 
 
+def test_a_table_removes_what_a_killed_write_of_it_left(tmp_path: Path) -> None:
+    (tmp_path / ".0123abcd.table.csv").write_text("epo")
+    logs.csv(tmp_path / "table.csv")(epoch(0))
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
 def test_says_what_there_is_to_plot() -> None:
     bare = epoch(0).numbers()
     assert bare == {"loss": 1.5, "learning_rate": 0.1, "seconds": 0.5}

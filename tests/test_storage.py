@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pplvae.storage import write_atomically
+from pplvae.storage import read_weights, remove_left_over, write_atomically, write_weights
 
 
 @pytest.fixture
@@ -82,3 +82,39 @@ def test_the_temporary_name_keeps_the_ending_that_writers_go_by(tmp_path: Path) 
     write_atomically(tmp_path / "x.npy", lambda name: np.save(name, np.arange(3)))
     assert np.load(tmp_path / "x.npy").tolist() == [0, 1, 2]
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npy"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = [".0123abcd.run-layer-1", ".0123abcd.other", "run", ".run", ".x123abcd.run"]
+    for name in [*others, ".0123abcd.run", ".fedcba98.run"]:
+        (tmp_path / name).touch()
+    remove_left_over(tmp_path / "run")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(others)
+    (tmp_path / ".0123abcd.a[b]*").touch()
+    remove_left_over(tmp_path / "a[b]*")
+    assert not (tmp_path / ".0123abcd.a[b]*").exists()
+    remove_left_over(tmp_path / "no" / "folder")
+
+
+def test_a_writer_whose_file_was_taken_for_left_over_writes_it_again(tmp_path: Path) -> None:
+    path, calls = tmp_path / "run", []
+
+    def write(name: Path) -> None:
+        calls.append(name)
+        name.write_text("whole")
+        if len(calls) == 1:
+            remove_left_over(path)  # as another process does that starts now
+
+    write_atomically(path, write)
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("recipe", ["{", "[1]", '"ab"', "3"])
+def test_a_recipe_that_is_none_is_refused(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save_file({"x": torch.zeros(1)}, path, metadata={"format": "a thing", "recipe": recipe})
+    with pytest.raises(ValueError, match=f"^path must name a saved thing, got {path}, .*recipe"):
+        read_weights(path, form="a thing", kind="a saved thing")
+    write_weights(path, {"x": torch.zeros(1)}, form="a thing", recipe={"a": 1})
+    assert read_weights(path, form="a thing", kind="a saved thing").recipe == {"a": 1}

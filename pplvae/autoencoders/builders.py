@@ -160,8 +160,8 @@ def probabilistic(
     data_dim: int, latent_dim: int, *, dtype: torch.dtype | None = None
 ) -> Autoencoder:
     """Return a probabilistic PCA without weights, to be filled from a file."""
-    zeros = torch.zeros(data_dim, latent_dim, dtype=dtype)
-    return ProbabilisticPCA(zeros, zeros[:, 0], 1.0)
+    data_dim, latent_dim = sizes_of("sizes", (data_dim, latent_dim))
+    return ProbabilisticPCA.empty(data_dim, latent_dim, dtype)
 
 
 BUILDERS: dict[str, Callable[..., Autoencoder]] = {

@@ -15,6 +15,7 @@ from typing import Unpack
 
 from tqdm import tqdm
 
+from pplvae import distributed
 from pplvae.autoencoders.builders import conv
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import AutoencoderFit, split, train
@@ -56,7 +57,7 @@ def fit(
             are the same.
         FloatingPointError: If the loss stops being finite.
     """
-    x = as_points(x, min_points=2)
+    x = as_points(x, min_points=2).detach()
     settings = Settings(**options).seeded(x.device)
     autoencoder = conv(
         shape, latent_dim, channels=channels, hidden_dims=hidden_dims, kernel=kernel,
@@ -64,7 +65,7 @@ def fit(
     ).to(x.device)  # fmt: skip
     parts = split(autoencoder, x, settings)
     autoencoder.standardize(parts.train)
-    if settings.progress:
+    if settings.progress and distributed.rank() == 0:
         tqdm.write(repr(autoencoder.summary()))
     return train(
         autoencoder, parts, settings, description="training the convolutional autoencoder"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pplvae.autoencoders.model import centered
 from pplvae.validation import Array, as_points, as_tensor
 
 
@@ -56,15 +57,11 @@ def decompose(x: Array) -> Decomposition:
     Raises:
         ValueError: If all points are the same.
     """
-    x = as_points(x, min_points=2)
-    from_first = x - x[0]  # in two steps, because the mean of large numbers is itself rounded
-    shift = from_first.mean(dim=0)
-    centered = from_first - shift
-    if not from_first.any():
-        raise ValueError(f"x must vary, got {len(x)} copies of one point")
-    root = torch.linalg.qr(centered, mode="r").R if len(x) > x.shape[1] else centered
+    x = as_points(x, min_points=2).detach()
+    away, mean = centered(x)
+    root = torch.linalg.qr(away, mode="r").R if len(x) > x.shape[1] else away
     _, singular, directions = torch.linalg.svd(root, full_matrices=False)
-    return Decomposition(singular, oriented(directions), x[0] + shift, root, len(x))
+    return Decomposition(singular, oriented(directions), mean, root, len(x))
 
 
 def oriented(directions: Tensor) -> Tensor:

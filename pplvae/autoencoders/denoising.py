@@ -16,13 +16,14 @@ Reference:
 import copy
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from pplvae.autoencoders.builders import mlp
-from pplvae.autoencoders.model import Autoencoder, mean, squared_error, unexplained
+from pplvae.autoencoders.model import Autoencoder, centered, squared_error, unexplained
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import (
     AutoencoderFit,
@@ -32,6 +33,7 @@ from pplvae.autoencoders.training import (
     split,
     standardized,
     train,
+    tried,
 )
 from pplvae.validation import Array, as_points, check_in_range, check_positive
 
@@ -67,8 +69,8 @@ class Masking:
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive("share", self.share)
-        check_in_range("share", self.share, 0, 1)
+        _check_share(self.share)
+        _check_finite(value=self.value)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x with noise drawn from torch's global generator, same shape."""
@@ -90,14 +92,25 @@ class SaltAndPepper:
     white: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive("share", self.share)
-        check_in_range("share", self.share, 0, 1)
+        _check_share(self.share)
+        _check_finite(black=self.black, white=self.white)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x with noise drawn from torch's global generator, same shape."""
         draws = torch.rand_like(x)
         pepper = torch.where(draws < 0.5 * self.share, self.black, x)
         return torch.where(draws >= 1 - 0.5 * self.share, self.white, pepper)
+
+
+def _check_share(share: float) -> None:
+    check_positive("share", share)
+    check_in_range("share", share, 0, 1)
+
+
+def _check_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,17 +133,19 @@ class DenoisingFit(AutoencoderFit):
     @property
     def gain(self) -> float:
         """By how much PSNR is higher after denoising than before, in dB."""
-        return decibel(self.noisy_error / self.error)
+        return decibel(self.noisy_error) - decibel(self.error)
 
     @property
     def plain_gain(self) -> float:
         """The gain of the autoencoder that was trained without noise, in dB; nan without one."""
-        return math.nan if self.plain is None else decibel(self.noisy_error / self.plain.error)
+        if self.plain is None:
+            return math.nan
+        return decibel(self.noisy_error) - decibel(self.plain.error)
 
     @property
     def psnr(self) -> float:
         """The PSNR of the denoised points, in dB."""
-        return decibel(self.peak**2 * self.autoencoder.data_dim / self.error)
+        return decibel(self.peak**2 * self.autoencoder.data_dim) - decibel(self.error)
 
     def __repr__(self) -> str:
         said = f"{self.psnr:.2f} dB, {self.gain:+.2f} dB by denoising"
@@ -154,8 +169,9 @@ def fit(
         x: Clean points, shape (N, D).
         autoencoder: An untrained one of `mlp`, `conv` or your own networks, which is trained in
             place; or a dimension L of the code, for `mlp(D, L)` in the dtype of `x`.
-        noise: `Gaussian`, `Masking`, `SaltAndPepper`, or a function from a batch, shape (B, D), to
-            a noisy one that draws from torch's global generator.
+        noise: `Gaussian(…)`, `Masking(…)`, `SaltAndPepper(…)`, or a function from a batch, shape
+            (B, D), to a noisy one that draws from torch's global generator. It gets a copy, and is
+            tried on a few points first.
         plain: Whether to train the same networks without noise as well, to compare.
         **options: See `training.Settings`.
 
@@ -163,15 +179,15 @@ def fit(
         ValueError: If an argument is impossible or all points are the same.
         FloatingPointError: If the loss stops being finite.
     """
-    if not callable(noise):
-        raise ValueError(f"noise must be a function of a batch, got {noise!r}")
-    x = as_points(x, min_points=2)
+    if not callable(noise) or isinstance(noise, type):
+        raise ValueError(f"noise must be a function of a batch, as Gaussian(), got {noise!r}")
+    x = as_points(x, min_points=2).detach()
     settings = Settings(**options)
-    first = settings.part("plain") if plain else settings
-    settings = replace(settings, seed=first.seeded(x.device).seed)
+    settings = replace(settings, seed=_begun(settings).seeded(x.device).seed)
     if not isinstance(autoencoder, Autoencoder):
         autoencoder = mlp(x.shape[1], autoencoder, dtype=x.dtype, seed=settings.seed).to(x.device)
     parts = split(autoencoder, x, settings)
+    tried(noise, parts)
     with standardized(autoencoder, parts.train):
         # First, while the autoencoder is untrained, also where an interrupted run goes on.
         beside = _plain(copy.deepcopy(autoencoder), parts, settings) if plain else None
@@ -179,12 +195,18 @@ def fit(
     return _compared(found, beside, parts, noise, settings.seed)
 
 
+def _begun(settings: Settings) -> Settings:
+    """Return the settings of the part whose checkpoint is there, or of the plain one."""
+    path = settings.checkpoint
+    return settings if path is not None and Path(path).exists() else settings.part("plain")
+
+
 def _plain(autoencoder: Autoencoder, parts: Parts, settings: Settings) -> AutoencoderFit:
     return train(autoencoder, parts, settings.part("plain"), description="training without noise")
 
 
 def decibel(ratio: float) -> float:
-    """Return 10 log10 of a ratio of two squared errors."""
+    """Return 10 log10 of a squared error, or of the ratio of two; −inf of 0."""
     return 10 * math.log10(ratio) if ratio > 0 else -math.inf
 
 
@@ -200,7 +222,7 @@ def _compared(
 
     def on_noisy(fit: AutoencoderFit) -> AutoencoderFit:
         found = fit.reconstruct(noisy)
-        share = unexplained(clean, found, mean(parts.train))
+        share = unexplained(clean, found, centered(parts.train)[1])
         return replace(fit, error=squared_error(clean, found), unexplained=share)
 
     judged = on_noisy(found)

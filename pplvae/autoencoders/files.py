@@ -4,16 +4,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pplvae import randomness
 from pplvae.autoencoders.builders import BUILDERS
 from pplvae.autoencoders.model import Autoencoder
 from pplvae.networks import same_layers
 from pplvae.storage import check_fits, read_weights, write_weights
-from pplvae.validation import check_one_of
+from pplvae.validation import as_tensor, check_one_of, check_positive
 
 FORMAT = "pplvae autoencoder 1"
+KIND = "a saved autoencoder"
 
 
 def save(autoencoder: Autoencoder, path: str | os.PathLike[str]) -> None:
@@ -27,11 +28,26 @@ def save(autoencoder: Autoencoder, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], into: Autoencoder | None = None) -> Autoencoder:
     """Return the autoencoder at `path`; see `Autoencoder.load`."""
     path = Path(path)
-    weights, recipe = read_weights(path, form=FORMAT, kind="a saved autoencoder")
+    weights, recipe = read_weights(path, form=FORMAT, kind=KIND)
     found = _rebuilt(path, recipe, weights) if into is None else into
     check_fits(path, weights, found.state_dict(), "the autoencoder")
+    _check_numbers(path, found, weights)
+    if into is None:
+        found.to_empty(device=torch.get_default_device())
     found.load_state_dict(weights)
     return found
+
+
+def _check_numbers(path: Path, found: Autoencoder, weights: dict[str, Tensor]) -> None:
+    """Refuse weights that are not finite, and a scale or a variance that is not positive."""
+    learned = [name for name, _ in found.named_parameters(remove_duplicate=False)]
+    try:
+        for name in [*learned, "center"]:
+            as_tensor(weights[name], name=name)
+        for name in weights.keys() & {"scale", "variance"}:
+            check_positive(name, weights[name])
+    except ValueError as error:
+        raise ValueError(f"path must name {KIND}, got {path}: {error}") from error
 
 
 def _rebuilt(path: Path, recipe: dict[str, Any] | None, weights: dict[str, Tensor]) -> Autoencoder:
@@ -43,14 +59,14 @@ def _rebuilt(path: Path, recipe: dict[str, Any] | None, weights: dict[str, Tenso
         )
     try:
         return _made(recipe, dtype=weights["center"].dtype)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"path must name a saved autoencoder, got {path}: {error}") from error
+    except Exception as error:  # a recipe that was edited can be wrong in any way
+        raise ValueError(f"path must name {KIND}, got {path}: {error}") from error
 
 
 def _made(recipe: dict[str, Any], **options: Any) -> Autoencoder:
-    """Return an autoencoder of the same layers."""
+    """Return an autoencoder of the same layers, without numbers and so without their memory."""
     sizes = dict(recipe)
     builder = sizes.pop("builder")
     check_one_of("builder", builder, BUILDERS)
-    with randomness.scope(0):  # what is drawn is overwritten
+    with torch.device("meta"):
         return BUILDERS[builder](**sizes, **options)

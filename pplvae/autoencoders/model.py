@@ -104,19 +104,24 @@ class Autoencoder(nn.Module):
     def points(self, x: Array, *, name: str = "x") -> Tensor:
         """Return finite points, shape (N, D), of the networks' dtype and on their device.
 
+        Double precision of numbers far from 0 is lost to networks in single: take off their mean
+        before, or make the networks of that dtype.
+
         Raises:
-            ValueError: If they are no such points.
+            ValueError: If they are no such points, or too large for the dtype.
         """
         return self._like_weights(x, name, self.data_dim)
 
+    @torch.no_grad()
     def standardize(self, x: Tensor) -> None:
         """Take the center and the scale from points, shape (N, D).
 
         Raises:
             ValueError: If all points are the same.
         """
-        self.center.copy_(mean(x))
-        self.scale.copy_(spread(x))
+        away, center = centered(x)
+        self.center.copy_(center)
+        self.scale.copy_(_root_mean_square(away))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the weights as safetensors, with the recipe as JSON in its header."""
@@ -147,10 +152,14 @@ class Autoencoder(nn.Module):
         return f"{name}({self.data_dim} → {self.latent_dim} numbers, {number:,} parameters)"
 
     def _like_weights(self, x: Array, name: str, columns: int) -> Tensor:
-        x = as_points(x, name=name)
+        x = as_points(x, name=name).detach()
         if x.shape[1] != columns:
             raise ValueError(f"{name} must have {columns} columns, got {x.shape[1]}")
-        return x.to(self.center)
+        found = x.to(self.center)
+        if found.dtype != x.dtype and not found.isfinite().all():
+            largest = x.abs().max().item()
+            raise ValueError(f"{name} must be within {found.dtype}, got numbers up to {largest}")
+        return found
 
     @torch.no_grad()
     def _in_blocks(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -167,19 +176,35 @@ def _of_size(found: Tensor, columns: int, name: str) -> Tensor:
 
 def squared_error(x: Tensor, reconstruction: Tensor) -> float:
     """Return the mean over N points of ‖x − x̂‖², for two tensors of shape (N, D)."""
-    return (x - reconstruction).double().square().sum(dim=1).mean().item()
+    return x.shape[1] * _mean_square(x, reconstruction).item()
 
 
 def unexplained(x: Tensor, reconstruction: Tensor, center: Tensor) -> float:
     """Return the mean of ‖x − x̂‖² as a share of that of ‖x − m‖², in any unit; nan of none."""
-    whole, lost = (x - center).double(), (x - reconstruction).double()
-    unit = whole.abs().max()
-    return ((lost / unit).square().mean() / (whole / unit).square().mean()).item()
+    unit = torch.stack([(block - center).abs().max() for block in x.split(BLOCK)]).max()
+    lost = _mean_square(x, reconstruction, unit)
+    return (lost / _mean_square(x, center.expand_as(x), unit)).item()
 
 
-def mean(x: Tensor) -> Tensor:
-    """Return the mean of points: in two steps, as that of large numbers is itself rounded."""
-    return x[0] + (x - x[0]).mean(dim=0)
+def _mean_square(x: Tensor, other: Tensor, unit: float | Tensor = 1.0) -> Tensor:
+    """Return the mean of ((x − y) / unit)² over all numbers, in double precision, shape ()."""
+    # In blocks, because whole copies in double precision may not fit beside the data.
+    blocks = zip(x.split(BLOCK), other.split(BLOCK), strict=True)
+    sums = [((a - b).double() / unit).square().sum() for a, b in blocks]
+    return torch.stack(sums).sum() / x.numel()
+
+
+def centered(x: Tensor, *, name: str = "x") -> tuple[Tensor, Tensor]:
+    """Return x − m, shape (N, D), and the mean m of points, shape (D,).
+
+    Raises:
+        ValueError: If all points are the same.
+    """
+    from_first = x - x[0]  # in two steps, because the mean of large numbers is itself rounded
+    if not from_first.any():
+        raise ValueError(f"{name} must vary, got {len(x)} copies of one point in {x.dtype}")
+    shift = from_first.mean(dim=0)
+    return from_first.sub_(shift), x[0] + shift
 
 
 def spread(x: Tensor, *, name: str = "x") -> Tensor:
@@ -188,9 +213,10 @@ def spread(x: Tensor, *, name: str = "x") -> Tensor:
     Raises:
         ValueError: If all points are the same.
     """
-    from_first = x - x[0]
-    unit = from_first.abs().max()
-    if not unit > 0:
-        raise ValueError(f"{name} must vary, got {len(x)} copies of one point in {x.dtype}")
-    scaled = from_first / unit  # so that squares neither overflow nor vanish
-    return unit * (scaled - scaled.mean(dim=0)).square().mean().sqrt()
+    return _root_mean_square(centered(x, name=name)[0])
+
+
+def _root_mean_square(away: Tensor) -> Tensor:
+    """Return the root mean square of numbers, which are overwritten, shape ()."""
+    unit = torch.stack(away.aminmax()).abs().max()  # so that squares neither overflow nor vanish
+    return unit * away.div_(unit).square_().mean().sqrt()

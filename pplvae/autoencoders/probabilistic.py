@@ -36,7 +36,8 @@ class ProbabilisticPCA(Autoencoder):
     """A linear Gaussian model of x. Its encoder is the posterior mean.
 
     Any linear decoder with one noise variance is one, that of a linear VAE too:
-    `ProbabilisticPCA(decoder.weight, decoder.bias, scale**2)` has its exact log p(x).
+    `ProbabilisticPCA(decoder.weight, decoder.bias, scale**2)` has its exact log p(x). The numbers
+    are copied, without gradients.
 
     Args:
         weights: W, shape (D, L).
@@ -50,7 +51,8 @@ class ProbabilisticPCA(Autoencoder):
     variance: Tensor
 
     def __init__(self, weights: Array, loc: Array, variance: float | Tensor) -> None:
-        weights, loc = as_points(weights, name="weights"), as_tensor(loc, name="loc")
+        weights = as_points(weights, name="weights").detach()
+        loc = as_tensor(loc, name="loc").detach()
         variance = torch.as_tensor(variance, dtype=weights.dtype, device=weights.device)
         if variance.numel() != 1:
             raise ValueError(f"variance must be one number, got shape {tuple(variance.shape)}")
@@ -58,14 +60,29 @@ class ProbabilisticPCA(Autoencoder):
         data_dim, latent_dim = weights.shape
         if loc.shape != (data_dim,):
             raise ValueError(f"loc must have shape ({data_dim},), got {tuple(loc.shape)}")
-        encoder = _map(data_dim, latent_dim, weights.dtype)
-        decoder = _map(latent_dim, data_dim, weights.dtype)
-        super().__init__(encoder, decoder, data_dim, latent_dim)
-        self.register_buffer("variance", variance.detach().clone().reshape(()))
-        self.to(weights.device).requires_grad_(False)
-        decoder.weight.copy_(weights)
-        encoder.weight.copy_(torch.cholesky_solve(weights.mT, self._factor()))
+        self._lay_out(data_dim, latent_dim, weights.dtype)
+        self.to(weights.device)
+        self.variance.copy_(variance.detach().reshape(()))
+        self.weights.copy_(weights)
+        self.encoder.weight.copy_(  # type: ignore[operator, union-attr]
+            torch.cholesky_solve(weights.mT, self._factor())
+        )
         self.center.copy_(loc)
+
+    @classmethod
+    def empty(
+        cls, data_dim: int, latent_dim: int, dtype: torch.dtype | None = None
+    ) -> "ProbabilisticPCA":
+        """Return one of these sizes whose numbers are still to come, say from a file."""
+        found = cls.__new__(cls)
+        found._lay_out(data_dim, latent_dim, dtype or torch.get_default_dtype())
+        return found
+
+    def _lay_out(self, data_dim: int, latent_dim: int, dtype: torch.dtype) -> None:
+        encoder, decoder = _map(data_dim, latent_dim, dtype), _map(latent_dim, data_dim, dtype)
+        super().__init__(encoder, decoder, data_dim, latent_dim)
+        self.register_buffer("variance", self.scale.clone())
+        self.requires_grad_(False)
         self.recipe = {"builder": "probabilistic", "data_dim": data_dim, "latent_dim": latent_dim}
 
     @property
@@ -112,7 +129,8 @@ class ProbabilisticPCA(Autoencoder):
 
 def _map(fan_in: int, fan_out: int, dtype: torch.dtype) -> nn.Linear:
     """Return a linear map whose weights are still to come: none are drawn."""
-    found = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=False, dtype=dtype)
+    device = torch.get_default_device()
+    found = nn.utils.skip_init(nn.Linear, fan_in, fan_out, bias=False, dtype=dtype, device=device)
     assert isinstance(found, nn.Linear)
     return found
 

@@ -10,7 +10,7 @@ import torch
 
 from pplvae.optimize import Schedule, checkpoint_seed, common_seed, cosine
 from pplvae.optimize.logs import Callback
-from pplvae.validation import Array
+from pplvae.validation import Array, check_whole
 
 PathName: TypeAlias = str | os.PathLike[str]
 
@@ -42,12 +42,15 @@ class Settings:
         learning_rate: Adam's step size.
         schedule: Factor on the step size as a function of the progress in [0, 1].
         clip_norm: Largest norm of the whole gradient.
-        validation: Fraction of the points to hold out, chosen at random; 0 for none; or points to
-            use for it, shape (H, D). The weights with the least error on them are kept.
+        validation: Fraction of the points to hold out, chosen at random, at least one of three or
+            more points; 0 for none; or points to use for it, shape (H, D). The weights with the
+            least error on them are kept.
         patience: Stop after so many epochs without a smaller error on the held-out points.
         callbacks: Called with a `logs.Epoch` after each epoch.
         checkpoint: A file to keep the state in and to go on from; of a training in several parts
-            each has its own, whose name begins so. See `optimize.minimize`.
+            each has its own, whose name begins so. Where the training is over, its weights are
+            given back as they are, with a warning if the learning rate is another. See
+            `optimize.minimize`.
         checkpoint_seconds: Least time between two writes of it.
         seed: Start of the random draws; where None, that of the checkpoint if there is one.
         progress: Whether to show a progress bar, and the layers of a convolutional network.
@@ -65,6 +68,11 @@ class Settings:
     checkpoint_seconds: float = 60.0
     seed: int | None = None
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("batch_size", self.batch_size, 1)
+        if self.patience is not None:
+            check_whole("patience", self.patience, 1)
 
     def part(self, name: str) -> "Settings":
         """Return the settings of a part of a training, with a checkpoint of its own."""

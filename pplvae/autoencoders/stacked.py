@@ -27,7 +27,7 @@ from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import (
     AutoencoderFit,
     Parts,
-    judged,
+    fitted,
     split,
     train,
 )
@@ -63,7 +63,8 @@ class StackedFit(AutoencoderFit):
         stages: Each layer, the stack before its tuning and after it, and the network that was
             trained at once where there is one.
         at_once: A network of the same size, trained from its first random weights for as many
-            epochs as all parts of the stack together; None where it was not asked for.
+            epochs as all parts of the stack have taken together, unless the same patience ends it
+            before; None where it was not asked for.
     """
 
     stages: tuple[Stage, ...] = field(kw_only=True)
@@ -103,7 +104,7 @@ def fit(
             same.
         FloatingPointError: If the loss stops being finite.
     """
-    x, dims = as_points(x, min_points=2), sizes_of("dims", dims)
+    x, dims = as_points(x, min_points=2).detach(), sizes_of("dims", dims)
     if len(dims) < 2:
         raise ValueError(f"dims must be at least 2 sizes of codes, got {dims}")
     settings = Settings(**options)
@@ -113,10 +114,11 @@ def fit(
     for autoencoder in (whole, single):
         autoencoder.standardize(parts.train)
     stages = _layer_by_layer(whole, parts, settings)
-    stages.append(_stage("stack, not tuned", judged(whole, parts, None)))
+    stages.append(_stage("stack, not tuned", fitted(whole, parts, None)))
     tuned = train(whole, parts, settings.part("tuning"), description="tuning the stack")
     stages.append(_stage("stack, tuned", tuned))
-    other = _trained_at_once(single, parts, settings, len(dims) + 1) if at_once else None
+    taken = sum(stage.num_epochs for stage in stages)
+    other = _trained_at_once(single, parts, settings, taken) if at_once else None
     stages += [] if other is None else [_stage("trained at once", other)]
     return StackedFit(
         whole, tuned.error, tuned.unexplained, tuned.history, parts.held_out,
@@ -169,8 +171,7 @@ def _stage(name: str, found: AutoencoderFit) -> Stage:
 
 
 def _trained_at_once(
-    single: Autoencoder, parts: Parts, settings: Settings, num_parts: int
+    single: Autoencoder, parts: Parts, settings: Settings, num_epochs: int
 ) -> AutoencoderFit:
-    """Train a network for as many epochs as a stack of so many parts may take."""
-    own = replace(settings.part("at-once"), num_epochs=num_parts * settings.num_epochs)
+    own = replace(settings.part("at-once"), num_epochs=num_epochs)
     return train(single, parts, own, description="training at once")

@@ -12,7 +12,7 @@ Reference:
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from pplvae import randomness
-from pplvae.autoencoders.model import Autoencoder, mean, spread, squared_error, unexplained
+from pplvae.autoencoders.model import Autoencoder, centered, spread, squared_error, unexplained
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.networks import evaluating, in_mode
 from pplvae.optimize import History, minibatches, minimize
-from pplvae.validation import Array, as_points, check_in_range, check_whole
+from pplvae.validation import Array, as_points, check_in_range
 
 Noise: TypeAlias = Callable[[Tensor], Tensor]
+
+TRIED = 16  # points on which a noise is tried before the training
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,8 +41,9 @@ class AutoencoderFit:
             training points where none were held out.
         unexplained: The same as a share of the mean of ‖x − m‖², with m the training mean.
         history: `losses` are the unexplained share of the training points in each epoch, as
-            training meets it, `validation` that of the held-out points after it. None for a
-            closed form.
+            training meets it, `validation` is the error of the held-out points after it in the
+            same unit, the variance of the training points; `unexplained` is a share of their own.
+            None for a closed form.
         held_out: Row numbers of the points that were not trained on, shape (H,); empty where
             these were given apart.
     """
@@ -124,7 +127,6 @@ def train(
         noise: What the encoder sees of a batch, (B, D); may draw from the global generator.
         description: What the progress bar says.
     """
-    check_whole("batch_size", settings.batch_size, 1)
     loss = _Loss(autoencoder, spread(parts.train), noise)
     judge = _Judge(loss, parts, settings) if len(parts.judge) else None
     with in_mode(autoencoder, training=True):
@@ -148,20 +150,25 @@ def train(
             description=description,
             shown="unexplained",
         )
-    return judged(autoencoder, parts, history)
+    return fitted(autoencoder, parts, history)
 
 
 def _about(autoencoder: Autoencoder, parts: Parts, noise: Noise | None) -> dict[str, Any]:
     """Return what must be the same where a training goes on from its checkpoint."""
     networks = autoencoder.encoder, autoencoder.decoder
-    return {"networks": networks, "held-out points": parts.judge, "noise": noise}
+    about = {"networks": networks, "held-out points": parts.judge, "noise": noise}
+    # A dataclass says all in words. Other functions can share a name, and are told apart by what
+    # they draw, though another kind of device draws otherwise.
+    if noise is not None and not is_dataclass(noise):
+        about["noisy points"] = tried(noise, parts)
+    return about
 
 
-def judged(autoencoder: Autoencoder, parts: Parts, history: History | None) -> AutoencoderFit:
+def fitted(autoencoder: Autoencoder, parts: Parts, history: History | None) -> AutoencoderFit:
     """Return an autoencoder with its error on the points to judge by."""
     x = parts.judged
     found = autoencoder.reconstruct(x)
-    share = unexplained(x, found, mean(parts.train))
+    share = unexplained(x, found, centered(parts.train)[1])
     return AutoencoderFit(autoencoder, squared_error(x, found), share, history, parts.held_out)
 
 
@@ -187,7 +194,25 @@ def corrupt(x: Array, noise: Noise, seed: int | None = None) -> Tensor:
         seed: Start of the draws.
     """
     with randomness.scope(seed):
-        return noise(as_points(x))
+        return _noisy(as_points(x), noise)
+
+
+def tried(noise: Noise, parts: Parts) -> Tensor:
+    """Return what a noise makes of a few points, always the same.
+
+    Raises:
+        ValueError: If it is not points of that shape.
+    """
+    return corrupt(parts.train[:TRIED], noise, seed=0)
+
+
+def _noisy(x: Tensor, noise: Noise) -> Tensor:
+    """Return points with noise, drawn from torch's global generator; `x` stays as it is."""
+    found = noise(x.clone())
+    if not isinstance(found, Tensor) or found.shape != x.shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"noise must keep the shape of a batch, {tuple(x.shape)}, got {got}")
+    return found.to(x)
 
 
 def split(autoencoder: Autoencoder, x: Array, settings: Settings) -> Parts:
@@ -199,11 +224,13 @@ def split(autoencoder: Autoencoder, x: Array, settings: Settings) -> Parts:
     """
     points, validation = autoencoder.points(x), settings.validation
     spread(points)
-    if not isinstance(validation, int | float | np.floating):
+    if not isinstance(validation, int | float | np.integer | np.floating):
         judge = autoencoder.points(validation, name="validation")
         return Parts(points, judge, torch.empty(0, dtype=torch.int64))
     check_in_range("validation", validation, 0.0, 0.9)
     num_held_out = round(float(validation) * len(points))
+    if validation and len(points) > 2:  # of two, one alone would have no variance
+        num_held_out = max(num_held_out, 1)
     if num_held_out == len(points):
         raise ValueError(
             f"validation must leave a point to train on, got {validation} of {len(points)} points"
@@ -220,7 +247,7 @@ class _Loss:
         self.autoencoder, self.unit, self.noise = autoencoder, unit, noise
 
     def __call__(self, x: Tensor) -> Tensor:
-        seen = x if self.noise is None else self.noise(x)
+        seen = x if self.noise is None else _noisy(x, self.noise)
         return self.of(x, seen)
 
     def of(self, x: Tensor, seen: Tensor) -> Tensor:

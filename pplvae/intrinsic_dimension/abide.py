@@ -22,22 +22,24 @@ Reference:
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pplvae.intrinsic_dimension import binomial, dependence, gride, ratio_law
-from pplvae.intrinsic_dimension.gamma import GammaPosterior, check_fraction
+from pplvae.intrinsic_dimension.gamma import check_fraction
+from pplvae.intrinsic_dimension.result import Estimated
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.validation import check_one_of, check_positive, check_whole
 
 _MOST_ROUNDS = 30
+_LEAST = 4  # neighbors: k* is 2 or 3 then
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptiveScale:
+@dataclass(frozen=True, eq=False, repr=False)
+class AdaptiveScale(Estimated):
     """The dimension at each point's own scale.
 
     Attributes:
@@ -53,20 +55,13 @@ class AdaptiveScale:
         inflation: The factor f by which shared neighbors widen the variance.
     """
 
-    dimension: float
-    standard_error: float
-    num_neighbors: Tensor = field(repr=False)
+    num_neighbors: Tensor
     scale: float
     converged: bool
     capped: float
     width: int
-    trace: tuple[float, ...] = field(repr=False)
-    inflation: float = field(repr=False)
-
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of d, k* given: that of a Gamma law."""
-        shape = (self.dimension / self.standard_error) ** 2
-        return GammaPosterior(shape, shape / self.dimension, math.nan).interval(prob)
+    trace: tuple[float, ...]
+    inflation: float
 
     def __repr__(self) -> str:
         found = f"d = {self.dimension:.4g} ± {self.standard_error:.2g} at {self.scale:.3g}"
@@ -88,7 +83,8 @@ def adaptive(
     Args:
         x: Points, shape (N, D); or their neighbor graph.
         num_neighbors: The width of the neighbor graph, which bounds k*; by default the graph's
-            own, or the greatest power of 2 up to N / 4 with at most 2^24 entries in all.
+            own, or the greatest power of 2 up to N / 4, at least 4, with at most 2^24 entries in
+            all.
         estimator: "gride", n₁ = k*/2 and n₂ = k*; or "binomial", the counts in inner balls.
         significance: The chance with which D_k is too large though the density is constant.
         tolerance: By what part of itself d may still change; k* is whole, so d moves in steps.
@@ -101,7 +97,9 @@ def adaptive(
     check_fraction("significance", significance)
     check_positive("tolerance", tolerance)
     graph = as_graph(x, num_neighbors, progress=progress)
-    check_whole("num_neighbors", graph.num_neighbors, 4)
+    if num_neighbors is None and not isinstance(x, NeighborGraph) and graph.num_neighbors < _LEAST:
+        graph = as_graph(x, _LEAST, progress=progress)
+    check_whole("num_neighbors", graph.num_neighbors, _LEAST)
     estimate = _ESTIMATORS[estimator]
     trace = [gride.maximum_likelihood(graph, n1=1, n2=2, inflation=1.0).dimension]
     while True:

@@ -1,12 +1,14 @@
 """All estimators asked, on one neighbor graph: what `summary` makes an answer of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pplvae.intrinsic_dimension import danco, gride, parts, predictive, scales, spectrum, twonn
+from pplvae.intrinsic_dimension import danco, parts, predictive, scales, spectrum, twonn
 from pplvae.intrinsic_dimension.gamma import CalibratedPosterior, GammaPosterior
 from pplvae.neighbors import NeighborGraph
 
 NOISE = 1.5  # how many times the eighth neighbor's dimension the nearest one's is under noise
+COPIES = 2.0  # how many times the nearest one's the eighth neighbor's is among near-copies
+LEAST_P = 0.005  # of the predictive check, below which TwoNN's law does not hold
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +20,9 @@ class Answers:
         calibrated: The same, calibrated.
         danco: DANCo's; None where only distances are known.
         adaptive: The dimension at each point's own scale.
-        profile: The dimension against the scale.
+        profile: The dimension against the scale, calibrated: for points of a ball it stays.
         check: Whether TwoNN's law holds.
         pca: The principal components; None where only distances are known.
-        near: The dimension that the nearest neighbors mean, calibrated.
-        far: What the eighth mean, against the sixteenth.
         parts: Of different dimension; none where there is but one, or noise.
     """
 
@@ -33,14 +33,24 @@ class Answers:
     profile: scales.Profile
     check: predictive.PredictiveCheck
     pca: spectrum.Spectrum | None
-    near: float
-    far: float
     parts: tuple[parts.Part, ...]
+
+    @property
+    def near(self) -> float:
+        """The dimension that the nearest neighbors mean."""
+        return self.profile.dimensions[0].item()
+
+    @property
+    def far(self) -> float:
+        """What the eighth mean, against the sixteenth."""
+        return self.profile.dimensions[self.profile.neighbors == 8].item()
 
     @property
     def noisy(self) -> bool:
         """Whether the nearest neighbors are not to be believed."""
-        return _noisy(self.near, self.far)
+        # A closed surface bends, and looks higher from afar; its nearest neighbors keep their law.
+        copies = self.far > COPIES * self.near and self.check.p_value <= LEAST_P
+        return self.near > NOISE * self.far or copies
 
 
 def ask(graph: NeighborGraph, seed: int | None) -> Answers:
@@ -51,24 +61,14 @@ def ask(graph: NeighborGraph, seed: int | None) -> Answers:
         seed: Start of the draws of the predictive check, and of a choice of points.
     """
     posterior, points = twonn.posterior(graph), graph.points
-    near, far = (
-        gride.maximum_likelihood(graph, n1=n1, n2=2 * n1, inflation=1.0, calibrated=True)
-        for n1 in (1, 8)
-    )
-    noisy = _noisy(near.dimension, far.dimension)
-    return Answers(
+    found = Answers(
         posterior=posterior,
         calibrated=twonn.posterior(graph, calibrated=True),
         danco=None if points is None else danco.estimate(graph),
         adaptive=scales.adaptive(graph),
-        profile=scales.profile(graph),
+        profile=scales.profile(graph, calibrated=True),
         check=predictive.check(graph, posterior, seed=seed),
         pca=None if points is None else spectrum.pca(points.double()),
-        near=near.dimension,
-        far=far.dimension,
-        parts=() if noisy else parts.find(graph, seed=seed),
+        parts=(),
     )
-
-
-def _noisy(near: float, far: float) -> bool:
-    return max(near, far) > NOISE * min(near, far)
+    return found if found.noisy else replace(found, parts=parts.find(graph, seed=seed))

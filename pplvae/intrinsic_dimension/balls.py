@@ -5,7 +5,7 @@ dimensions most points lie near it, and their neighbors on one side only. N poin
 unit ball of each dimension d show by how much. The mean of a statistic over such draws depends on
 d, N and the number of neighbors k alone, so it is found once:
 
-- `table()` ships with the package for k = 10, d from 1 to 100, N from 25 to 51,200;
+- `table()` ships with the package for k = 10, d from 1 to 100, N from 25 to 25,600;
 - other k are drawn when asked for and kept in the user's cache folder, which may be missing,
   read-only or broken: then they are drawn anew.
 
@@ -171,8 +171,10 @@ def draw(num_points: int, dimension: int, index: int) -> Tensor:
     return manifolds.sample("ball", num_points, dimension=dimension, seed=seed).x
 
 
-def kept(name: str, make: Callable[[], Balls], folder: Path | bool = True) -> Balls:
+def kept(name: str, make: Callable[[], Balls], folder: Path | str | bool = True) -> Balls:
     """Return what an earlier call kept under this name, or make it and keep it.
+
+    The file holds its name as well, so that one of other balls, put in its place, is not believed.
 
     Args:
         name: What tells these balls from all others: the statistics, k, N and the largest d.
@@ -182,12 +184,12 @@ def kept(name: str, make: Callable[[], Balls], folder: Path | bool = True) -> Ba
     place = user_cache() if folder is True else folder or None
     if place is None:
         return make()
-    path = place / f"balls-{VERSION}-{name}.npz"
+    path = Path(place) / f"balls-{VERSION}-{name}.npz"
     with suppress(*_UNREADABLE):
-        return _read(path)
+        return _read(path, name)
     made = make()
     with suppress(OSError):
-        write_atomically(path, lambda file: write(made, file))
+        write_atomically(path, lambda file: write(made, file, name))
     return made
 
 
@@ -208,20 +210,36 @@ def user_cache() -> Path | None:
     return None
 
 
-def write(balls: Balls, path: Path) -> None:
-    """Write balls to an .npz file, of plain arrays only."""
+def write(balls: Balls, path: Path, name: str = "") -> None:
+    """Write balls, and what they are called, to an .npz file, of plain arrays only."""
     arrays = {f"mean_{name}": values for name, values in balls.means.items()}
     arrays |= {"num_points": balls.num_points, "dimensions": balls.dimensions}
+    arrays |= {"name": np.array(name)} if name else {}
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def _read(path: Path) -> Balls:
-    """Return balls from a file; one of `_UNREADABLE` where it does not hold whole ones."""
-    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    sizes, dims = arrays.pop("num_points"), arrays.pop("dimensions")
-    means = {name.removeprefix("mean_"): values for name, values in arrays.items()}
-    for name, values in means.items():
-        if values.shape != (len(sizes), len(dims)) or not np.isfinite(values).all():
-            raise ValueError(f"{path} must hold finite means, got {name} {values.shape}")
+def _read(path: Path, name: str = "") -> Balls:
+    """Return balls of that name from a file; one of `_UNREADABLE` where it does not hold them."""
+    with path.open("rb") as handle:
+        file = np.load(handle, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise ValueError(f"{path} must hold several arrays, got one")
+        arrays = {each: file[each] for each in file.files}
+    if name != str(arrays.pop("name", "")):
+        raise ValueError(f"{path} must hold the balls {name!r}")
+    sizes, dims = (_places(arrays.pop(each)) for each in ("num_points", "dimensions"))
+    means = {each.removeprefix("mean_"): values for each, values in arrays.items()}
+    for each, values in means.items():
+        whole = values.dtype.kind == "f" and values.shape == (len(sizes), len(dims))
+        if not (whole and np.isfinite(values).all()):
+            raise ValueError(f"{path} must hold finite means, got {each} {values.shape}")
     return Balls(sizes, dims, means)
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Return the N or the d that were drawn: whole, positive, ascending, shape (M,)."""
+    if values.dtype.kind not in "iu" or values.ndim != 1 or not len(values):
+        raise ValueError(f"numbers drawn must be whole, got {values.dtype} {values.shape}")
+    if values[0] < 1 or (np.diff(values) <= 0).any():
+        raise ValueError(f"numbers drawn must ascend from 1, got {values.tolist()}")
+    return values

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pplvae.intrinsic_dimension import dependence, gride
 from pplvae.intrinsic_dimension.gamma import check_fraction
+from pplvae.intrinsic_dimension.result import OneLine
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.randomness import generator
 from pplvae.validation import check_in_range, check_positive, check_whole
@@ -32,8 +33,8 @@ OPTIMAL = 0.2032  # τ^d, the root of p exp(2 (1 − p)) = 1
 _MOST_ROUNDS = 20  # of finding τ for d and d for τ; 4 are the rule
 
 
-@dataclass(frozen=True, eq=False)
-class BinomialFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class BinomialFit(OneLine):
     """The dimension that the counts in inner balls give.
 
     Attributes:
@@ -62,8 +63,8 @@ class BinomialFit:
         return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class GoodnessOfFit:
+@dataclass(frozen=True, repr=False)
+class GoodnessOfFit(OneLine):
     """Whether counts follow their binomial law.
 
     Attributes:
@@ -101,8 +102,7 @@ def estimate(
     most = int(num_neighbors.max()) if isinstance(num_neighbors, Tensor) else num_neighbors
     check_whole("num_neighbors", most, 2)
     graph = as_graph(x, most, progress=progress)
-    sizes = torch.as_tensor(num_neighbors, device=graph.indices.device).expand(len(graph))
-    check_in_range("num_neighbors", int(sizes.min()), 2)
+    sizes = _sizes(graph, num_neighbors)
     if ratio is not None:
         check_fraction("ratio", ratio)
         return fit(graph, sizes, ratio, inflation=inflation)
@@ -172,9 +172,7 @@ def goodness_of_fit(
     check_positive("dimension", dimension)
     inner = OPTIMAL ** (1 / dimension) if ratio is None else ratio
     check_fraction("ratio", inner)
-    sizes = torch.as_tensor(num_neighbors, device=graph.indices.device).expand(len(graph))
-    for size in (int(sizes.min()), int(sizes.max())):
-        check_whole("num_neighbors", size, 2, graph.num_neighbors, context="of the graph")
+    sizes = _sizes(graph, num_neighbors)
     source = generator(seed)
     chosen = _apart(graph, sizes, torch.randperm(len(graph), generator=source))
     found = counts(graph, sizes, inner)[chosen].cpu().numpy()
@@ -182,6 +180,21 @@ def goodness_of_fit(
     spread = torch.rand(len(chosen), generator=source, dtype=torch.float64).numpy()
     test = kstest(binom.cdf(found - 1, *law) + spread * binom.pmf(found, *law), "uniform")
     return GoodnessOfFit(float(test.pvalue), float(test.statistic), len(chosen))
+
+
+def _sizes(graph: NeighborGraph, num_neighbors: int | Tensor) -> Tensor:
+    """Return k of each point, shape (N,)."""
+    sizes = torch.as_tensor(num_neighbors, device=graph.indices.device)
+    if sizes.shape not in ((), (len(graph),)):
+        shape = f"({len(graph)},)"
+        raise ValueError(
+            f"num_neighbors must be one number or of shape {shape}, got {tuple(sizes.shape)}"
+        )
+    if sizes.is_floating_point():
+        raise ValueError(f"num_neighbors must be whole numbers, got {sizes.dtype}")
+    for size in (int(sizes.min()), int(sizes.max())):
+        check_whole("num_neighbors", size, 2, graph.num_neighbors, context="of the graph")
+    return sizes.expand(len(graph))
 
 
 def _apart(graph: NeighborGraph, sizes: Tensor, order: Tensor) -> list[int]:

@@ -160,13 +160,15 @@ def log_evidence(x: Array | Spectrum, *, progress: bool = True) -> Tensor:
     """
     spectrum = _spectrum(x)
     eigenvalues = _possible(spectrum)
-    eigenvalues = eigenvalues.clamp(min=spectrum.rounding[: len(eigenvalues)].max().item())
+    unit, rounding = eigenvalues[0], spectrum.rounding[: len(eigenvalues)].max().item()
+    eigenvalues = (eigenvalues / unit).clamp(min=rounding)  # their squares are numbers, too
     num = max(spectrum.num_points, int((spectrum.variances > 0).sum()))
     ks = tqdm(range(len(eigenvalues)), "evidence", disable=not progress, delay=3)
     found = torch.stack([_evidence_but_for_kept_pairs(eigenvalues, k, num) for k in ks])
     gaps = eigenvalues.unsqueeze(1) - eigenvalues
     curvatures = num * gaps.square() / (eigenvalues.unsqueeze(1) * eigenvalues)
     pairs = _log_curvature(curvatures).triu(diagonal=1).sum(dim=0).cumsum(0)
+    found = found - num / 2 * len(eigenvalues) * unit.log()
     return found - torch.cat([pairs.new_zeros(1), pairs[:-1]]) / 2
 
 

@@ -10,8 +10,9 @@ Of each point, the k nearest neighbors give two things that concentrate as the d
 The same (δ, ν, τ) of N points uniform in the unit d-ball are a function of d: the dimension is
 the d whose laws are nearest in Kullback-Leibler divergence, of the distances' law plus of the
 angles'. Both are closed forms. Between whole d the statistics are interpolated, not the
-divergence, except below 2, where no angles stand between those of a line and those of a surface:
-if 1 is the best whole d, the distances alone give the continuous answer. Edges, which fool the
+divergence. Whether d is 1 or more the distances alone decide, and then the continuous answer too:
+on a line all angles are 0 or π, so that ν and τ say nothing of how near to a line the data are,
+and none stand between those of a line and those of a surface. Edges, which fool the
 distances in many dimensions, fool the balls just as much, so that the answer is right at d = 70
 where other estimators say 40.
 
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from pplvae.intrinsic_dimension import balls, ratio_law, spectrum
+from pplvae.intrinsic_dimension.result import OneLine
 from pplvae.neighbors import Data, NeighborGraph, as_graph, graph
 from pplvae.validation import check_whole
 
@@ -40,13 +42,14 @@ _STEPS = 2001  # of the continuous search, in log d; a parabola then refines it
 _BLOCK_BYTES = 2**26
 
 
-@dataclass(frozen=True, eq=False)
-class Danco:
+@dataclass(frozen=True, eq=False, repr=False)
+class Danco(OneLine):
     """The dimension whose ball looks most like the data.
 
     Attributes:
         dimension: The continuous answer, the d of least divergence in [1, largest tried].
-        integer: The whole d of least divergence.
+        integer: The whole d of least divergence; 1 where the distances, without the angles, are
+            nearer to those of a line than of a disk.
         distance: δ, the law of the distances: the dimension without calibration.
         angle: ν, the circular mean of the angles, in radians.
         concentration: τ, their mean concentration.
@@ -70,7 +73,7 @@ def estimate(
     num_neighbors: int = 10,
     *,
     max_dimension: int | None = None,
-    cache: Path | bool = True,
+    cache: Path | str | bool = True,
     progress: bool = True,
 ) -> Danco:
     """Return the dimension whose ball has the distances and angles of the data.
@@ -106,13 +109,15 @@ def estimate(
         theirs = _at(references, len(found), own["angle"], dims)
         return _divergences(own, theirs, num_neighbors)
 
-    of_whole = np.add(*divergences(np.arange(1.0, largest + 1)))
-    integer = int(of_whole.argmin()) + 1
+    of_distances, of_angles = divergences(np.arange(1.0, largest + 1))
+    of_whole = of_distances + of_angles
+    on_a_line = len(of_whole) == 1 or of_distances[0] < of_distances[1]
+    integer = 1 if on_a_line else int(of_whole[1:].argmin()) + 2
     if integer == largest < directions:
         warnings.warn(f"no dimension beyond {largest} was tried, and it looks best", stacklevel=2)
     dims = np.geomspace(1.0, max(largest, 2), _STEPS)
     of_distances, of_angles = divergences(dims)
-    dimension = _lowest(dims, of_distances + of_angles if integer > 1 else of_distances)
+    dimension = _lowest(dims, of_distances if on_a_line else of_distances + of_angles)
     return Danco(
         dimension=min(dimension, float(largest)),
         integer=integer,
@@ -224,7 +229,7 @@ def _concentration(lengths: Tensor) -> Tensor:
 
 
 def _balls(
-    num_points: int, num_neighbors: int, largest: int, cache: Path | bool, progress: bool
+    num_points: int, num_neighbors: int, largest: int, cache: Path | str | bool, progress: bool
 ) -> balls.Balls:
     """Return the balls to compare with, from the package where it has them."""
     table = balls.table()

@@ -7,16 +7,19 @@ Reference:
 
 import math
 
+import torch
 from torch import Tensor
 
 from pplvae.intrinsic_dimension import lattice
-from pplvae.intrinsic_dimension.answers import Answers
+from pplvae.intrinsic_dimension.answers import LEAST_P, Answers
+from pplvae.intrinsic_dimension.scales import Profile
 from pplvae.neighbors import NeighborGraph
 
-FALL = 1.2  # beyond which the dimension depends on the scale, noise or not
+FALL = 1.3  # beyond which the dimension depends on the scale; of clean balls and such it is 1.2
+RISE = 1.5
+SURE = 3.0  # standard errors that make a difference
 DISAGREEMENT = 1.25  # between estimators that are otherwise trusted
 COARSE = 10  # steps of a grid within which the nearest neighbors feel it
-LEAST_P = 0.005  # of the predictive check
 
 
 def doubts(graph: NeighborGraph, found: Answers, dimension: float) -> list[str]:
@@ -34,7 +37,7 @@ def _of_data(graph: NeighborGraph, dimension: float) -> list[str]:
     if graph.points is not None:
         said += _of_values(graph, graph.points)
     if dimension > most:
-        said.append(f"{len(graph):,} points show at most about {most:.0f} dimensions by "
+        said.append(f"{len(graph):,} points show at most about {most:.1f} dimensions by "
                     "themselves: the answer leans on what balls of so many show")  # fmt: skip
     return said
 
@@ -75,14 +78,12 @@ def _without_noise(found: Answers) -> list[str]:
     said = []
     if not found.calibrated.curve.covers(found.posterior.dimension):
         said.append("no ball of so many dimensions was drawn: the calibration is extrapolated")
-    if found.near > FALL * found.far:
-        said.append(f"the dimension falls with the scale, from {found.near:.1f} at the nearest "
-                    f"neighbors to {found.far:.1f} at the eighth: see the profile")  # fmt: skip
+    said += _of_scales(found.profile)
     if found.danco is not None:
-        ratio = found.danco.dimension / found.calibrated.dimension
-        if max(ratio, 1 / ratio) > DISAGREEMENT:
-            said.append(f"estimators disagree: DANCo says {found.danco.dimension:.1f}, calibrated "
-                        f"TwoNN {found.calibrated.dimension:.1f}")  # fmt: skip
+        own, other = found.danco.dimension, found.calibrated.dimension
+        unsure = SURE * found.calibrated.standard_error
+        if max(own / other, other / own) > DISAGREEMENT and abs(own - other) > unsure:
+            said.append(f"estimators disagree: DANCo says {own:.1f}, calibrated TwoNN {other:.1f}")
     if found.parts:
         each = (f"about {part.share:.0%} of the points have {part.dimension:.1f} ± "
                 f"{part.standard_error:.1f}" for part in found.parts)  # fmt: skip
@@ -91,3 +92,29 @@ def _without_noise(found: Answers) -> list[str]:
         said.append(f"the ratios do not follow TwoNN's law (p = {found.check.p_value:.2g}): "
                     "uneven density, or parts too small or too alike to tell")  # fmt: skip
     return said
+
+
+def _of_scales(profile: Profile) -> list[str]:
+    """Return what the profile says of larger scales, should the dimension fall or rise."""
+    least, eighth = int(profile.dimensions.argmin()), int((profile.neighbors == 8).nonzero())
+    if _differ(profile, 0, least, FALL):
+        return [f"the dimension falls with the scale, {_from_to(profile, 0, least)}: noise at "
+                "small scales, a small extent in some directions, or clusters"]  # fmt: skip
+    if _differ(profile, eighth, 0, RISE):
+        return [f"the dimension rises with the scale, {_from_to(profile, 0, eighth)}: the data "
+                "bend within that length"]  # fmt: skip
+    return []
+
+
+def _differ(profile: Profile, high: int, low: int, times: float) -> bool:
+    """Return whether the dimension at one scale is so many times that at another, surely."""
+    d, errors = profile.dimensions, profile.standard_errors
+    unsure = SURE * torch.hypot(errors[high], errors[low])
+    return bool((d[high] > times * d[low]) & (d[high] - d[low] > unsure))
+
+
+def _from_to(profile: Profile, start: int, end: int) -> str:
+    (near, far), (short, long) = (
+        values[[start, end]].tolist() for values in (profile.dimensions, profile.scales)
+    )
+    return f"from {near:.1f} at lengths of about {short:.3g} to {far:.1f} at {long:.3g}"

@@ -1,7 +1,9 @@
 """Gamma laws of a dimension, as every likelihood of exponentials gives, and what rests on them."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyro.distributions as dist
 import torch
@@ -9,10 +11,58 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.intrinsic_dimension.calibration import Curve
+from pplvae.validation import Array, check_in_range
+
+_SHARES = 1000  # whose middles stand for a law
 
 
-@dataclass(frozen=True)
-class GammaPosterior:
+class _Said(Protocol):
+    """What a posterior is printed by."""
+
+    @property
+    def dimension(self) -> float: ...
+    def interval(self, prob: float = 0.95) -> tuple[float, float]: ...
+
+
+class Posterior(ABC):
+    """What every posterior of d says beside its `dimension` and `standard_error`."""
+
+    @abstractmethod
+    def _quantile(self, probs: Tensor) -> Tensor:
+        """Return the d below which the given parts lie, float64, both shape (P,)."""
+
+    def quantile(self, probs: Array | float) -> Tensor:
+        """Return the d below which the given parts of the posterior lie, shape of `probs`.
+
+        Raises:
+            ValueError: If a part is not in (0, 1).
+        """
+        wanted = torch.as_tensor(probs, dtype=torch.float64, device="cpu")
+        if not ((wanted > 0) & (wanted < 1)).all():
+            raise ValueError(f"probs must be in (0, 1), got {wanted.tolist()}")
+        return self._quantile(wanted.flatten()).reshape(wanted.shape)
+
+    def interval(self, prob: float = 0.95) -> tuple[float, float]:
+        """Return the central interval of d that holds `prob`."""
+        check_fraction("prob", prob)
+        ends = torch.tensor([0.5 - prob / 2, 0.5 + prob / 2], dtype=torch.float64)
+        low, high = self._quantile(ends).tolist()
+        return low, high
+
+    def sample(self, num_samples: int, seed: int | None = None) -> Tensor:
+        """Return draws of d, float64, shape (num_samples,)."""
+        source = randomness.generator(seed)
+        parts = torch.rand(num_samples, generator=source, dtype=torch.float64)
+        return self._quantile(parts.clamp(min=torch.finfo(parts.dtype).tiny))
+
+    def __repr__(self: _Said) -> str:
+        low, high = self.interval()
+        said = f"d = {self.dimension:.4g}, 95 % in [{low:.4g}, {high:.4g}]"
+        return f"{type(self).__name__}({said})"
+
+
+@dataclass(frozen=True, repr=False)
+class GammaPosterior(Posterior):
     """The posterior of d, Gamma(concentration, rate).
 
     Attributes:
@@ -32,14 +82,10 @@ class GammaPosterior:
         """The posterior mean of d."""
         return self.concentration / self.rate
 
-    mean = dimension
-
     @property
     def standard_error(self) -> float:
         """The posterior standard deviation of d."""
         return math.sqrt(self.concentration) / self.rate
-
-    stddev = standard_error
 
     @property
     def distribution(self) -> dist.Gamma:
@@ -47,22 +93,14 @@ class GammaPosterior:
         concentration = torch.tensor(self.concentration, dtype=torch.float64)
         return dist.Gamma(concentration, torch.tensor(self.rate, dtype=torch.float64))
 
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:
-        """Return the central interval of d that holds `prob`."""
+    def _quantile(self, probs: Tensor) -> Tensor:
         from scipy.special import gammaincinv
 
-        check_fraction("prob", prob)
-        ends = gammaincinv(self.concentration, [0.5 - prob / 2, 0.5 + prob / 2])
-        low, high = (ends / self.rate).tolist()
-        return low, high
-
-    def __repr__(self) -> str:
-        low, high = self.interval()
-        return f"GammaPosterior(d = {self.dimension:.4g}, 95 % in [{low:.4g}, {high:.4g}])"
+        return torch.as_tensor(gammaincinv(self.concentration, probs.numpy()) / self.rate)
 
 
-@dataclass(frozen=True)
-class CalibratedPosterior:
+@dataclass(frozen=True, repr=False)
+class CalibratedPosterior(Posterior):
     """The posterior of d pushed through the inverse of E[estimate | N points of a d-ball].
 
     Attributes:
@@ -83,27 +121,12 @@ class CalibratedPosterior:
         """The posterior standard deviation of d."""
         return self._even().std(correction=0).item()
 
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:
-        """Return the central interval of d that holds `prob`."""
-        low, high = self.uncalibrated.interval(prob)
-        return self.curve.invert(low), self.curve.invert(high)
-
-    def sample(self, num_samples: int, seed: int | None = None) -> Tensor:
-        """Return draws of d, float64, shape (num_samples,)."""
-        with randomness.scope(seed):
-            return self.curve.invert(self.uncalibrated.distribution.sample((num_samples,)))
+    def _quantile(self, probs: Tensor) -> Tensor:
+        return self.curve.invert(self.uncalibrated.quantile(probs))
 
     def _even(self) -> Tensor:
         """Return the quantiles in the middles of a thousand equal shares."""
-        from scipy.special import gammaincinv
-
-        law, middles = self.uncalibrated, (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-        quantiles = gammaincinv(law.concentration, middles.numpy()) / law.rate
-        return self.curve.invert(torch.from_numpy(quantiles))
-
-    def __repr__(self) -> str:
-        low, high = self.interval()
-        return f"CalibratedPosterior(d = {self.dimension:.4g}, 95 % in [{low:.4g}, {high:.4g}])"
+        return self._quantile((torch.arange(_SHARES, dtype=torch.float64) + 0.5) / _SHARES)
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,3 +170,15 @@ def check_fraction(name: str, value: float) -> None:
     """
     if not 0 < value < 1:
         raise ValueError(f"{name} must be in (0, 1), got {value}")
+
+
+def check_prior(concentration: float, rate: float) -> None:
+    """Refuse what is no Gamma prior on d, but for the flat one on log d, 0 and 0.
+
+    Raises:
+        ValueError: If a number is negative, infinite or nan.
+    """
+    for name, value in (("concentration", concentration), ("rate", rate)):
+        check_in_range(name, value, 0.0)
+        if math.isinf(value):
+            raise ValueError(f"{name} must be finite, got {value}")

@@ -6,21 +6,20 @@ the width of the peak. So log p is found at a few points, a cubic through them a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pplvae.intrinsic_dimension.gamma import check_fraction
-from pplvae.validation import Array
+from pplvae.intrinsic_dimension.gamma import Posterior
 
 _TAIL = 40.0  # nats below the mode at which the grid ends
 _ENDS = 20  # places tried for it, from 8 widths to 550
 _COARSE, _FINE = 257, 16385  # points at which log p is found, and of the grid
 
 
-@dataclass(frozen=True, eq=False)
-class GridPosterior:
+@dataclass(frozen=True, eq=False, repr=False)
+class GridPosterior(Posterior):
     """The posterior of d, on a grid of log d.
 
     Attributes:
@@ -36,42 +35,14 @@ class GridPosterior:
     standard_error: float
     log_evidence: float
     inflation: float
-    log_dimensions: Tensor = field(repr=False)
-    probs: Tensor = field(repr=False)
+    log_dimensions: Tensor
+    probs: Tensor
 
-    @property
-    def mean(self) -> float:
-        """The posterior mean of d."""
-        return self.dimension
-
-    @property
-    def stddev(self) -> float:
-        """The posterior standard deviation of d."""
-        return self.standard_error
-
-    def quantile(self, probs: Array) -> Tensor:
-        """Return the d below which the given parts of the posterior lie, shape of `probs`.
-
-        Raises:
-            ValueError: If a part is not in (0, 1).
-        """
-        wanted = torch.as_tensor(probs).to(self.probs)
-        if not ((wanted > 0) & (wanted < 1)).all():
-            raise ValueError(f"probs must be in (0, 1), got {wanted.tolist()}")
-        above = torch.searchsorted(self.probs, wanted).clamp(1, len(self.probs) - 1)
+    def _quantile(self, probs: Tensor) -> Tensor:
+        above = torch.searchsorted(self.probs, probs).clamp(1, len(self.probs) - 1)
         low, high = self.probs[above - 1], self.probs[above]
         left, right = self.log_dimensions[above - 1], self.log_dimensions[above]
-        return (left + (right - left) * (wanted - low) / (high - low)).exp()
-
-    def interval(self, prob: float = 0.95) -> tuple[float, float]:
-        """Return the central interval of d that holds `prob`."""
-        check_fraction("prob", prob)
-        low, high = self.quantile(torch.tensor([0.5 - prob / 2, 0.5 + prob / 2])).tolist()
-        return low, high
-
-    def __repr__(self) -> str:
-        low, high = self.interval()
-        return f"GridPosterior(d = {self.dimension:.4g}, 95 % in [{low:.4g}, {high:.4g}])"
+        return (left + (right - left) * (probs - low) / (high - low)).exp()
 
 
 def posterior(

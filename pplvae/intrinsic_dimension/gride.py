@@ -28,6 +28,7 @@ from pplvae.intrinsic_dimension.gamma import (
     CalibratedPosterior,
     GammaPosterior,
     MaximumLikelihood,
+    check_prior,
 )
 from pplvae.intrinsic_dimension.ratio_law import (
     Gride,
@@ -40,6 +41,7 @@ from pplvae.intrinsic_dimension.ratio_law import (
 from pplvae.neighbors import Data, as_graph
 from pplvae.validation import Array, as_vector, check_in_range
 
+_FARTHEST = 8  # n₁ of the balls that were drawn
 _BLOCK = 2**22  # numbers that are worked on at once
 
 
@@ -89,7 +91,8 @@ def maximum_likelihood(
 
     Raises:
         ValueError: If there are fewer than 3 ratios, all are 1, or what is to be calibrated has
-            other ranks than n₂ = 2 n₁ = 2, 4, 8 or 16, or fewer than 25 ratios.
+            other ranks than n₂ = 2 n₁, with n₁ = 1, 2, 4 or 8 and more, or fewer than 25 ratios,
+            for n₁ > 8 fewer than 25 n₁ / 8.
     """
     logs, graph = logs_and_graph(x, n1, n2, progress=progress)
     dimension = solve(logs, n1, n2, count=len(logs) - unbiased)
@@ -108,11 +111,18 @@ def maximum_likelihood(
 
 
 def _curve(num_ratios: int, n1: int, n2: int) -> calibration.Curve:
-    if n2 != 2 * n1 or f"gride_{n1}" not in calibration.ESTIMATORS:
+    """Return what Gride says of balls; beyond the eighth neighbor, of thinned ones.
+
+    The neighbor n₁ of N points is as far as the eighth of 8 N / n₁, and edges matter by how far
+    one looks.
+    """
+    known = min(n1, _FARTHEST)
+    if n2 != 2 * n1 or f"gride_{known}" not in calibration.ESTIMATORS:
         raise ValueError(
-            f"n1 must be 1, 2, 4 or 8 and n2 twice as much for a calibrated answer, got {n1, n2}"
+            "n1 must be 1, 2, 4, or 8 and more, and n2 twice as much for a calibrated answer, "
+            f"got {n1, n2}"
         )
-    return calibration.curve(num_ratios, f"gride_{n1}")
+    return calibration.curve(num_ratios * known // n1, f"gride_{known}")
 
 
 def model(
@@ -127,7 +137,8 @@ def model(
     """Pyro model of the ratios: a Gamma prior on d, the law `Gride`.
 
     The default prior is nearly flat up to d = 100. The log likelihood is divided by `inflation`,
-    as ratios that share neighbors ask for.
+    as ratios that share neighbors ask for. A tie r_n₁ = r_n₂, where the law has density 0 for
+    n₂ > n₁ + 1 whatever d, is read as the next number above 1, what it is but for rounding.
 
     Sites:
         dimension: The intrinsic dimension d, latent, shape ().
@@ -139,7 +150,8 @@ def model(
     prior = dist.Gamma(ratios.new_tensor(concentration), ratios.new_tensor(rate))
     dimension = pyro.sample("dimension", prior)
     with pyro.plate("points", len(ratios)), pyro.poutine.scale(scale=1 / inflation):
-        pyro.sample("ratios", Gride(dimension, n1, n2), obs=ratios)
+        obs = ratios.clamp(min=1 + torch.finfo(ratios.dtype).eps)
+        pyro.sample("ratios", Gride(dimension, n1, n2), obs=obs)
 
 
 def posterior(
@@ -168,9 +180,9 @@ def posterior(
     Raises:
         ValueError: If the prior is impossible, or all ratios are 1.
     """
-    check_in_range("concentration", concentration, 0.0)
-    check_in_range("rate", rate, 0.0)
+    check_prior(concentration, rate)
     logs, graph = logs_and_graph(x, n1, n2, 1, progress=progress)
+    logs = logs.clamp(min=torch.finfo(logs.dtype).eps)  # as `model`
     scores, _ = score_and_information(logs, solve(logs, n1, n2, count=len(logs)), n1, n2)
     f, a, b = dependence.inflation(inflation, scores, graph, n2), concentration, rate
     mode = solve(logs, n1, n2, count=len(logs) + a * f, rate=b * f)
@@ -178,8 +190,7 @@ def posterior(
     constant = math.nan if a == 0 or b == 0 else a * math.log(b) - math.lgamma(a)
     joint = partial(_log_joint, logs=logs, ranks=(n1, n2), prior=(a, b), inflation=f)
     found = grid.posterior(joint, logs.new_tensor(mode).log(), width, inflation=f)
-    tied = n2 > n1 + 1 and bool((logs == 0).any())
-    return replace(found, log_evidence=-math.inf if tied else found.log_evidence + constant)
+    return replace(found, log_evidence=found.log_evidence + constant)
 
 
 def _log_joint(
@@ -191,10 +202,8 @@ def _log_joint(
     inflation: float,
 ) -> Tensor:
     """Return log p(μ, log d), the likelihood's divided by f, without the prior's constant."""
-    # A tie r_n₁ = r_n₂ has density 0 for each d alike: it says nothing about d.
-    clear, (a, b) = logs.clamp(min=torch.finfo(logs.dtype).tiny), prior
-    dimensions = log_dimensions.exp()
+    (a, b), dimensions = prior, log_dimensions.exp()
     parts = dimensions.split(max(1, _BLOCK // len(logs)))
-    laws = (log_likelihood(clear, part.unsqueeze(1), *ranks) for part in parts)
+    laws = (log_likelihood(logs, part.unsqueeze(1), *ranks) for part in parts)
     sums = torch.cat([(law - logs).sum(dim=1) for law in laws])
     return a * log_dimensions - b * dimensions + sums / inflation

@@ -10,13 +10,15 @@ from torch import Tensor
 
 MOST_PLACES = 1024  # on a grid worth naming
 LEAST_ROWS, MOST_ROWS, MOST_VALUES = 64, 2048, 2**22  # that are looked at
+MOST_ROOM = 0.25  # between numbers that could be other than whole
 ROOM = 0.05  # of a step, by which a gap may miss a whole multiple
 
 
 def steps(points: Tensor) -> Tensor | None:
     """Return the step of each column that varies, where all of them are on grids, else None.
 
-    Whole numbers have steps of 1 or more, however many places they span.
+    Whole numbers have steps of 1 or more, however many places they span; but not numbers so large
+    that their dtype holds no others.
 
     Args:
         points: Shape (N, D).
@@ -28,7 +30,8 @@ def steps(points: Tensor) -> Tensor | None:
         return None
     gaps = some.sort(dim=0).values.diff(dim=0)
     found = gaps.where(gaps > 0, torch.inf).amin(dim=0)
-    if (points == points.round()).all():
+    room = torch.finfo(points.dtype).eps * points.abs().max().item()  # between such numbers
+    if room <= MOST_ROOM and (points == points.round()).all():
         return found
     multiples = gaps / found
     whole = ((multiples - multiples.round()).abs() <= ROOM).all(dim=0)

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 import torch
 
 from pplvae.intrinsic_dimension import gride
+from pplvae.intrinsic_dimension.result import Estimated
 from pplvae.neighbors import Data, as_graph
 from pplvae.validation import check_whole
 
 
-@dataclass(frozen=True)
-class Mind:
+@dataclass(frozen=True, repr=False)
+class Mind(Estimated):
     """The dimension of greatest likelihood.
 
     Attributes:
@@ -35,8 +36,6 @@ class Mind:
         num_neighbors: k.
     """
 
-    dimension: float
-    standard_error: float
     whole: int
     num_neighbors: int
 
@@ -66,10 +65,9 @@ def estimate(
     fit = gride.maximum_likelihood(graph, n1=1, n2=num_neighbors + 1, unbiased=False)
     ratios = gride.ratios(graph, 1, num_neighbors + 1)
     # The likelihood has one summit, so the best whole number is beside it, or the nearest allowed.
-    beside = {
-        min(max(1, number), highest or number)
-        for number in (math.floor(fit.dimension), math.ceil(fit.dimension))
-    }
+    most = math.inf if highest is None else highest
+    whole_ones = math.floor(fit.dimension), math.ceil(fit.dimension)
+    beside = {int(min(max(1, number), most)) for number in whole_ones}
     laws = {d: gride.Gride(ratios.new_tensor(d), 1, num_neighbors + 1) for d in beside}
     whole = max(laws, key=lambda d: laws[d].log_prob(ratios).sum().item())
     return Mind(fit.dimension, fit.standard_error, whole, num_neighbors)

@@ -19,15 +19,17 @@ from torch import Tensor
 
 from pplvae import randomness
 from pplvae.intrinsic_dimension import twonn
-from pplvae.intrinsic_dimension.gamma import GammaPosterior
-from pplvae.neighbors import Data, as_graph
+from pplvae.intrinsic_dimension.gamma import CalibratedPosterior, GammaPosterior
+from pplvae.intrinsic_dimension.ratio_law import logs_and_graph
+from pplvae.intrinsic_dimension.result import OneLine
+from pplvae.neighbors import Data
 from pplvae.validation import check_whole
 
 _MOST = 10_000  # points of a simulated data set: √N times the distance hardly depends on N
 
 
-@dataclass(frozen=True, eq=False)
-class PredictiveCheck:
+@dataclass(frozen=True, eq=False, repr=False)
+class PredictiveCheck(OneLine):
     """How far the ratios are from TwoNN's law.
 
     Attributes:
@@ -45,7 +47,7 @@ class PredictiveCheck:
 
 def check(
     x: Data,
-    posterior: GammaPosterior | None = None,
+    posterior: GammaPosterior | CalibratedPosterior | None = None,
     *,
     num_samples: int = 400,
     seed: int | None = None,
@@ -55,19 +57,25 @@ def check(
 
     Args:
         x: Points, shape (N, D); their neighbor graph; or distance ratios, shape (N,).
-        posterior: Of d; by default `twonn.posterior(x)`.
+        posterior: Of d; by default `twonn.posterior(x)`. Of a calibrated one, the uncalibrated
+            is the law of these ratios.
         num_samples: How many data sets are simulated.
         seed: Start of the draws.
         progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
-        ValueError: As `twonn.posterior`, or if num_samples is less than 20.
+        ValueError: As `twonn.posterior`, or if num_samples is less than 20, or the posterior is
+            no Gamma law.
     """
     check_whole("num_samples", num_samples, 20)
-    if getattr(x, "ndim", 1) == 2:
-        x = as_graph(x, 2, progress=progress)
-    posterior = twonn.posterior(x) if posterior is None else posterior
-    seen = twonn.log_ratios(x).sort().values
+    logs, graph = logs_and_graph(x, min_size=1, progress=progress)
+    posterior = twonn.posterior(x if graph is None else graph) if posterior is None else posterior
+    if isinstance(posterior, CalibratedPosterior):
+        posterior = posterior.uncalibrated
+    if not isinstance(posterior, GammaPosterior):
+        got = type(posterior).__name__
+        raise ValueError(f"posterior must be a GammaPosterior, as of twonn.posterior, got {got}")
+    seen = logs.sort().values
     shape, rate = posterior.concentration, posterior.rate
     survival = (-shape * torch.log1p(seen / rate)).exp()
     distance = _distance(1 - survival).item()

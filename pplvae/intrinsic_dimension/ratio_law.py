@@ -27,8 +27,10 @@ from torch.distributions.utils import broadcast_all
 
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.neighbors.caller import warn
-from pplvae.validation import Array, as_vector, check_whole
+from pplvae.neighbors.neighbor_graph import TIE
+from pplvae.validation import Array, as_tensor, as_vector, check_whole
 
+MOST_TIED = 0.5  # of the ratios; where more are 1, the two nearest neighbors say nothing of d
 _MOST_STEPS = 100  # of Newton's method; 6 are the rule
 _NO_CHANCE = math.log(1e-9)
 
@@ -114,9 +116,8 @@ def solve(
     Raises:
         ValueError: If all ratios are 1.
     """
+    check_untied(logs, 1.0)
     rate = rate + (n1 * logs).sum().item()
-    if rate <= 0:
-        raise ValueError("ratios must not all be 1, got a dimension of inf")
     dimension, power = count / rate, n2 - n1 - 1
     for _ in range(_MOST_STEPS):
         fall, bend = _falls(dimension * logs)
@@ -154,7 +155,9 @@ def logs_and_graph(
         ValueError: If the ranks are not 1 ≤ n1 < n2 ≤ N − 1, or as `logs_of`.
     """
     check_ranks(n1, n2)
-    if isinstance(x, NeighborGraph) or getattr(x, "ndim", 1) == 2:
+    if not (isinstance(x, NeighborGraph) or hasattr(x, "ndim")):
+        x = as_tensor(x)  # lists of lists are points too
+    if isinstance(x, NeighborGraph) or x.ndim == 2:
         graph = as_graph(x, n2, progress=progress)
         return (graph.distances[:, n2 - 1] / graph.distances[:, n1 - 1]).log(), graph
     return logs_of(x, min_size, n1, n2), None
@@ -187,6 +190,22 @@ def _log_chance(logs: Tensor, n1: int, n2: int) -> float:
     dimension = (psi(n2) - psi(n1)) / logs.mean().item()  # E log μ is that over d
     chance = float(betainc(n1, n2 - n1, math.exp(-dimension * logs.min().item())))
     return len(logs) * math.log(chance) if chance else -math.inf
+
+
+def check_untied(logs: Tensor, most: float = MOST_TIED) -> None:
+    """Refuse ratios of which more than a part, or all, are 1 but for rounding.
+
+    On a lattice, d is then a matter of rounding, or of the prior.
+
+    Raises:
+        ValueError: If they are.
+    """
+    tied = (logs <= TIE).double().mean().item()
+    if tied > most or tied == 1:
+        all_or_most = "all" if tied == 1 else "mostly"
+        raise ValueError(
+            f"ratios must not {all_or_most} be 1, as on a lattice, got {tied:.0%} that are"
+        )
 
 
 def check_ranks(n1: int, n2: int) -> None:

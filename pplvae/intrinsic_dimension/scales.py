@@ -26,6 +26,7 @@ from torch import Tensor
 from pplvae.intrinsic_dimension import gride
 from pplvae.intrinsic_dimension.abide import AdaptiveScale, adaptive
 from pplvae.intrinsic_dimension.gamma import check_fraction
+from pplvae.intrinsic_dimension.result import OneLine
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.randomness import generator
 from pplvae.validation import check_in_range, check_one_of, check_whole
@@ -38,8 +39,8 @@ AGREEMENT = (
 )
 
 
-@dataclass(frozen=True)
-class Plateau:
+@dataclass(frozen=True, repr=False)
+class Plateau(OneLine):
     """A range of scales over which the dimension stays.
 
     Attributes:
@@ -125,6 +126,7 @@ def profile(
     num_subsets: int = 8,
     tolerance: float = 0.05,
     least_scales: int = 3,
+    calibrated: bool = False,
     seed: int | None = None,
     progress: bool = True,
 ) -> Profile:
@@ -136,13 +138,16 @@ def profile(
     Args:
         x: Points, shape (N, D); or their neighbor graph, which must hold points for decimation.
         estimator: "gride"; "decimation", of TwoNN on random subsets; or a function of points,
-            shape (n, D), to an object with `.dimension` (and `.standard_error`), decimated.
+            shape (n, D), to a number or a result with `.dimension` (and `.standard_error`),
+            decimated.
         num_neighbors: The width of the neighbor graph and Gride's greatest n₂; by default the
             graph's own, or the greatest power of 2 up to N / 4 with at most 2^24 entries in all.
         num_subsets: How many subsets, at most, decimation averages over at each size; they have
             no point in common.
         tolerance: By how much of the dimension scales of one plateau may differ, errors apart.
         least_scales: How many scales a plateau has at least.
+        calibrated: Whether each of Gride's answers is corrected for as many points and neighbors,
+            see `calibration`: those of a ball, which fall with the scale by its edge, then stay.
         seed: Which points go into which subset.
         progress: Whether a search of more than a few seconds shows a progress bar.
 
@@ -154,8 +159,12 @@ def profile(
     check_whole("num_subsets", num_subsets, 1)
     if isinstance(estimator, str):
         check_one_of("estimator", estimator, ("gride", "decimation"))
+    if calibrated and estimator != "gride":
+        raise ValueError(f"estimator must be 'gride' for a calibrated profile, got {estimator!r}")
     if estimator == "gride":
-        name, steps = "gride", _doubled(as_graph(x, num_neighbors, progress=progress))
+        graph = as_graph(x, num_neighbors, progress=progress)
+        check_whole("num_neighbors", graph.num_neighbors, 2)
+        name, steps = "gride, calibrated" if calibrated else "gride", _doubled(graph, calibrated)
     else:
         plain = isinstance(estimator, str)
         name = estimator if plain else getattr(estimator, "__name__", repr(estimator))
@@ -216,10 +225,10 @@ def _plateau(
     return Plateau(mean.item(), spread.item(), ends, steps)
 
 
-def _doubled(graph: NeighborGraph) -> Iterator[_Step]:
+def _doubled(graph: NeighborGraph, calibrated: bool) -> Iterator[_Step]:
     n1 = 1
     while 2 * n1 <= graph.num_neighbors:
-        fit = gride.maximum_likelihood(graph, n1=n1, n2=2 * n1)
+        fit = gride.maximum_likelihood(graph, n1=n1, n2=2 * n1, calibrated=calibrated)
         yield _Step(_scale(graph, n1), fit.dimension, fit.standard_error, n1, len(graph))
         n1 *= 2
 
@@ -262,7 +271,10 @@ def _mean(fits: list[Any]) -> tuple[float, float]:
     Where the estimator gives none, it is that of the mean of the subsets; nan for one subset.
     """
     dimensions, errors = torch.tensor(
-        [(fit.dimension, getattr(fit, "standard_error", math.nan)) for fit in fits],
+        [
+            (getattr(fit, "dimension", fit), getattr(fit, "standard_error", math.nan))
+            for fit in fits
+        ],
         dtype=torch.float64,
     ).T
     if errors.isnan().any() and len(fits) > 1:

@@ -24,14 +24,15 @@ import torch
 from torch import Tensor
 
 from pplvae.intrinsic_dimension.dependence import smooth_inflation
+from pplvae.intrinsic_dimension.result import Estimated
 from pplvae.neighbors import Data, NeighborGraph, as_graph
 from pplvae.validation import check_one_of, check_whole
 
 AGAINST = {"digamma": torch.digamma, "log": torch.log}
 
 
-@dataclass(frozen=True, eq=False)
-class Slopes:
+@dataclass(frozen=True, eq=False, repr=False)
+class Slopes(Estimated):
     """The lines of rank against distance.
 
     Attributes:
@@ -45,8 +46,6 @@ class Slopes:
         log_distances: The points' mean of log r_j, in logs of the units of x, shape (k,).
     """
 
-    dimension: float
-    standard_error: float
     num_neighbors: int
     against: str
     local: Tensor = field(repr=False)
@@ -54,8 +53,8 @@ class Slopes:
     log_distances: Tensor = field(repr=False)
 
 
-@dataclass(frozen=True, eq=False)
-class Doubling:
+@dataclass(frozen=True, eq=False, repr=False)
+class Doubling(Estimated):
     """The median of the dimensions that r_2k / r_k gives.
 
     Attributes:
@@ -65,8 +64,6 @@ class Doubling:
         local: log 2 / log(r_2k / r_k) at each point, shape (N,).
     """
 
-    dimension: float
-    standard_error: float
     num_neighbors: int
     local: Tensor = field(repr=False)
 

@@ -48,7 +48,7 @@ class Spectrum:
 
     @property
     def rounding(self) -> Tensor:
-        """The variance along each component that rounding alone can make, shape (R,).
+        """The share of the largest variance that rounding can make along each, shape (R,).
 
         Errors of arithmetic add up like a random walk: the QR and SVD err by up to 0.2 √(N + D)
         eps of the largest singular value, measured. And a number far from 0 is itself rounded, to
@@ -56,26 +56,28 @@ class Spectrum:
         a singular value, by the law of Marchenko and Pastur.
         """
         num_columns, eps = len(self.mean), torch.finfo(self.eigenvalues.dtype).eps
-        arithmetic = (self.num_points + num_columns) * eps**2 * self.eigenvalues[0]
+        arithmetic = (self.num_points + num_columns) * eps**2
         stored = eps * (1 + math.sqrt(num_columns / (self.num_points - 1)))
-        return arithmetic + self.directions.square() @ (stored * self.mean).square()
+        means = self.mean / self.eigenvalues[0].sqrt()
+        return arithmetic + self.directions.square() @ (stored * means).square()
 
     @property
     def rank(self) -> int:
         """How many directions the data vary in by more than rounding can."""
-        return int((self.eigenvalues > self.rounding).sum())
+        return int((self.eigenvalues / self.eigenvalues[0] > self.rounding).sum())
 
     @property
     def variances(self) -> Tensor:
         """The variance of each column, Σ_r λ_r V_rj², shape (D,); 0 where rounding explains it."""
-        found = self.eigenvalues @ self.directions.square()
+        largest = self.eigenvalues[0]
+        found = (self.eigenvalues / largest) @ self.directions.square()
         size, eps = self.num_points + len(self.mean), torch.finfo(found.dtype).eps
-        return found.where(found > size * eps**2 * self.eigenvalues[0], 0.0)
+        return largest * found.where(found > size * eps**2, 0.0)
 
     @property
     def participation_ratio(self) -> float:
         """(Σ λ)² / Σ λ²: R for a flat spectrum, 1 where one direction holds all."""
-        return (self.eigenvalues.sum().square() / self.eigenvalues.square().sum()).item()
+        return 1 / self.explained.square().sum().item()
 
     def project(self, x: Array, num_components: int) -> Tensor:
         """Return the leading principal components of points, shape (N, num_components).

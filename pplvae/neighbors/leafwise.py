@@ -58,22 +58,24 @@ def _workers() -> Iterator[tuple[int, Callable[..., Any]]]:
     if num == 1:
         yield 1, map
         return
-    all_here = Barrier(num)
+    pool, all_here = ThreadPoolExecutor(num), Barrier(num)
 
     def work_alone(_: int) -> None:
         torch.get_num_threads()  # before this, a thread would still take up torch's number
         torch.set_num_threads(1)
         all_here.wait()
 
-    with ThreadPoolExecutor(num) as pool:
+    try:
         try:
             list(pool.map(work_alone, range(num)))
+        except BaseException:
+            all_here.abort()  # those that wait would wait for ever
+            raise
         finally:  # torch would give one to all threads that start from now on, too
             torch.set_num_threads(num)
-        try:
-            yield num, pool.map
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield num, pool.map
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _laid_out(question: Question) -> Leaves:

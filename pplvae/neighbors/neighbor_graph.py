@@ -12,10 +12,12 @@ graph knows of itself (`tied`). Both are said where the graph is made, once for 
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pplvae.neighbors.caller import warn
+from pplvae.neighbors.copies import distinct
 from pplvae.neighbors.search import neighbors
 from pplvae.validation import Array, as_points, as_tensor, check_whole
 
@@ -131,24 +133,20 @@ def graph(x: Array, num_neighbors: int | None = None, *, progress: bool = True) 
         UserWarning: If rows repeat, and one copy of each is kept; if many points have both nearest
             neighbors equally near; or if `x` looks like a table of distances.
     """
-    x = as_points(x, min_points=2)
+    x = as_points(x, min_points=2).detach()
     if _is_a_table(x):
         warn(f"x looks like a table of distances and is read as {len(x)} points in as many "
              "columns: neighbors.from_distances(x) reads the table")  # fmt: skip
-    width = _width(len(x)) if num_neighbors is None else num_neighbors
-    found = neighbors(x.double(), width, progress=progress)
-    rows = torch.arange(len(x), device=x.device)
-    multiplicities = torch.ones_like(rows)
-    if not (found.distances[:, 0] > 0).all():
-        rows, multiplicities = _distinct(x)
-        width = _width(len(rows)) if num_neighbors is None else num_neighbors
+    rows, multiplicities = distinct(x)
+    width = _width(len(rows)) if num_neighbors is None else num_neighbors
+    if len(rows) < len(x):
         _check_width(width, len(rows))
         x = x[rows]
-        found = neighbors(x.double(), width, progress=progress)
-        if not (found.distances[:, 0] > 0).all():
-            raise ValueError(
-                "x must not hold distinct points whose distance is below 1e-154 of the spread"
-            )
+    found = neighbors(x.double(), width, progress=progress)
+    if not (found.distances[:, 0] > 0).all():
+        raise ValueError(
+            "x must not hold distinct points whose distance is below 1e-154 of the spread"
+        )
     return _said(NeighborGraph(found.distances, found.indices, rows, multiplicities, x))
 
 
@@ -176,12 +174,13 @@ def from_distances(
     """
     table = as_tensor(distances, name="distances").double()
     if indices is not None:
-        found = _of_nearest(table, torch.as_tensor(indices, device=table.device))
+        found = _of_nearest(table, _whole(indices).to(table.device))
         return _said(found if num_neighbors is None else found.narrowed(num_neighbors))
     if table.dim() != 2 or table.shape[0] != table.shape[1]:
         raise ValueError(
             f"distances must have shape (N, N), or come with indices, got {tuple(table.shape)}"
         )
+    check_whole("the number of points", len(table), 2)
     if (table < 0).any() or (table.diagonal() != 0).any():
         raise ValueError("distances must be at least 0, and 0 from each point to itself")
     if not torch.allclose(table, table.mT, rtol=1e-6, atol=0.0):
@@ -203,9 +202,8 @@ def _of_nearest(distances: Tensor, indices: Tensor) -> NeighborGraph:
     if distances.dim() != 2 or indices.shape != distances.shape:
         shapes = tuple(distances.shape), tuple(indices.shape)
         raise ValueError(f"distances and indices must share the shape (N, k), got {shapes}")
-    if indices.is_floating_point() or indices.dtype == torch.bool:
-        raise ValueError(f"indices must be whole numbers, got {indices.dtype}")
-    indices, rows = indices.long(), torch.arange(len(indices), device=indices.device)
+    check_whole("the number of neighbors", indices.shape[1], 1)
+    rows = torch.arange(len(indices), device=indices.device)
     low, high = int(indices.min()), int(indices.max())
     if low < 0 or high >= len(rows):
         raise ValueError(f"indices must be in [0, {len(rows) - 1}], got {low} to {high}")
@@ -221,6 +219,14 @@ def _of_nearest(distances: Tensor, indices: Tensor) -> NeighborGraph:
         raise ValueError(f"distances must be positive, got {number} points at 0 from another: "
                          "drop repeats before the search")  # fmt: skip
     return NeighborGraph(distances, indices, rows, torch.ones_like(rows), None)
+
+
+def _whole(indices: Array) -> Tensor:
+    """Return row numbers as a tensor, int64."""
+    table = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    if table.dtype.kind not in "iu":
+        raise ValueError(f"indices must be whole numbers, got {table.dtype}")
+    return torch.from_numpy(np.array(table, dtype=np.int64, order="C"))
 
 
 def _is_a_table(x: Tensor) -> bool:
@@ -244,14 +250,7 @@ def _width(num_points: int) -> int:
 
 
 def _check_width(num_neighbors: int, num_distinct: int) -> None:
+    if num_distinct == 1:
+        raise ValueError("points must differ, got copies of one")
     context = f"for {num_distinct} distinct points"
     check_whole("num_neighbors", num_neighbors, 1, num_distinct - 1, context=context)
-
-
-def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first row of each distinct point, in order, and how often it stands there."""
-    _, place, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
-    earliest = torch.full_like(counts, len(x))
-    earliest.scatter_reduce_(0, place, torch.arange(len(x), device=x.device), "amin")
-    rows, order = earliest.sort()
-    return rows, counts[order]

@@ -34,13 +34,17 @@ def search(question: Question, *, progress: bool) -> Neighbors:
         dtype = torch.float32 if single_precision_holds() else torch.float64
         bounds = _Bounds(question, dtype, num_copies=2)
         for block in rows.split(len(bounds.room)):
-            (distances[block], indices[block]), settled[block] = _nearest_candidates(bounds, block)
+            found, settled[block] = _nearest_candidates(question, bounds.rows(block), block)
+            distances[block], indices[block] = found
             bar.update(int(settled[block].sum()))
         if settled.all():
             return Neighbors(distances, indices)
         bounds = _Bounds(question, torch.float64, num_copies=12)
         for block in rows[~settled].split(len(bounds.room)):
-            distances[block], indices[block] = _nearest_within(bounds, block, distances[block, -1])
+            lower = bounds.rows(block)
+            found, _ = _nearest_candidates(question, lower, block)
+            reach = torch.minimum(found.distances[:, -1], distances[block, -1])
+            distances[block], indices[block] = _nearest_within(question, lower, block, reach)
             bar.update(len(block))
     return Neighbors(distances, indices)
 
@@ -62,9 +66,8 @@ class _Bounds:
         self.slack = 16 * (dim + 2) * info.tiny
         num_columns = -(-len(question.x) // GROUP) * GROUP
         self.points = question.x.new_zeros((num_columns, dim + 2), dtype=dtype)
-        self.points[len(question.x) :, -2] = (
-            torch.inf
-        )  # fills the last group, is nobody's neighbor
+        # What fills the last group up is nobody's neighbor.
+        self.points[len(question.x) :, -2] = torch.inf
         done = 0
         for part in in_parts(question.x):
             self.points[done : done + len(part)] = torch.cat(self._factors(part), dim=1)
@@ -89,11 +92,12 @@ class _Bounds:
         return centered, norms, torch.ones_like(norms)
 
 
-def _nearest_candidates(bounds: _Bounds, rows: Tensor) -> tuple[Neighbors, Tensor]:
+def _nearest_candidates(
+    question: Question, bounds: Tensor, rows: Tensor
+) -> tuple[Neighbors, Tensor]:
     """Return the nearest of the points with the lowest bounds, and which rows that settles."""
-    question = bounds.question
     num_candidates = min(question.num_neighbors + _SPARE, question.num_others)
-    bounds_kept, columns = lowest(bounds.rows(rows), num_candidates)
+    bounds_kept, columns = lowest(bounds, num_candidates)
     distances = question.distances(rows.repeat_interleave(num_candidates), columns.flatten())
     found = nearest(distances.view_as(columns), columns, question.num_neighbors)
     reach = found.distances[:, -1]
@@ -101,10 +105,8 @@ def _nearest_candidates(bounds: _Bounds, rows: Tensor) -> tuple[Neighbors, Tenso
     return found, settled | (num_candidates == question.num_others)
 
 
-def _nearest_within(bounds: _Bounds, rows: Tensor, reach: Tensor) -> Neighbors:
+def _nearest_within(question: Question, bounds: Tensor, rows: Tensor, reach: Tensor) -> Neighbors:
     """Return the nearest of all points that may be within `reach`, shape (B,), of their query."""
-    question = bounds.question
-    possible = (bounds.rows(rows) <= reach.square().unsqueeze(1)).nonzero()
-    row, column = possible.unbind(dim=1)
+    row, column = (bounds <= reach.square().unsqueeze(1)).nonzero().unbind(dim=1)
     distances = question.distances(rows[row], column)
     return nearest_of_pairs(row, column, distances, question.num_neighbors)

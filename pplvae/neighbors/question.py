@@ -50,7 +50,8 @@ class Question:
         parts = [*in_parts(self.x), *([] if self.own else in_parts(self.queries))]
         spread = max((part.double() - self.center).abs().max().item() for part in parts)
         if spread > 1e300:
-            raise ValueError(f"x must spread over at most 1e300, got {spread:.3g}")
+            name = "x" if self.own else "x and queries"
+            raise ValueError(f"{name} must spread over at most 1e300, got {spread:.3g}")
         return 2.0 ** math.frexp(spread)[1]
 
     @property
@@ -64,11 +65,13 @@ class Question:
 
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return |query_row - x_column| / scale, shape (P,), float64, from the original rows."""
-        found, size = [], part_rows(self.x)
-        for row, column in zip(rows.split(size), columns.split(size), strict=True):
+        # One tensor, for small ones that stay between large ones that go leave memory in holes.
+        found = torch.empty(len(rows), dtype=torch.float64, device=self.x.device)
+        parts = (part.split(part_rows(self.x)) for part in (found, rows, columns))
+        for out, row, column in zip(*parts, strict=True):
             difference = self.queries[row].double().sub_(self.x[column]).div_(self.scale)
-            found.append(torch.linalg.vector_norm(difference, dim=1))
-        return torch.cat(found)
+            torch.linalg.vector_norm(difference, dim=1, out=out)
+        return found
 
 
 def part_rows(points: Tensor) -> int:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,9 +13,19 @@ from torch import Tensor
 from pplvae.optimize.batches import take
 from pplvae.storage import write_atomically
 
-FORMAT = "pplvae checkpoint 3"
+FORMAT = "pplvae checkpoint 4"
 ROWS = 16  # of the data, evenly spaced, by which they are known again
-SAME = 1e-3  # of their spread: what another number of threads rounds is far below
+SAME = 1e-3  # of the spread of a column: what another number of threads rounds is far below
+ROUNDING = 100.0  # machine precisions of its numbers, for a column that is constant but for those
+
+# What a run has of the same name.
+KEPT = (
+    "about", "seed", "losses", "validation", "monitored", "num_steps", "best", "best_epoch",
+    "best_loss", "stopped", "position", "totals", "count", "rate", "learning_rate",
+)  # fmt: skip
+BESIDE = ("parameters", "buffers", "optimizer", "seconds", "random_state")
+
+Mark: TypeAlias = str | tuple[int, Tensor]
 
 
 def checkpoint_seed(path: str | os.PathLike[str]) -> int | None:
@@ -47,7 +57,8 @@ def read(path: Path) -> dict[str, Any]:
             f"checkpoint {path} must be a checkpoint of this library, got a file that cannot be "
             f"read ({type(error).__name__}): name another file or delete it"
         ) from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    whole = isinstance(state, dict) and state.keys() >= {*KEPT, *BESIDE}
+    if not whole or state.get("format") != FORMAT:
         raise ValueError(
             f"checkpoint {path} must be a checkpoint of this library, got another file"
         )
@@ -68,7 +79,7 @@ def check_fits(path: Path, name: str, theirs: list[Tensor], ours: list[Tensor]) 
         )
 
 
-def marks(about: Mapping[str, Any]) -> dict[str, str | Tensor]:
+def marks(about: Mapping[str, Any]) -> dict[str, Mark]:
     """Return that by which the parts of a run are known again.
 
     Of rows of numbers these are their number and some of them; of anything else its words.
@@ -76,9 +87,7 @@ def marks(about: Mapping[str, Any]) -> dict[str, str | Tensor]:
     return {name: _mark(part) for name, part in about.items()}
 
 
-def check_about(
-    path: Path, theirs: Mapping[str, str | Tensor], ours: Mapping[str, str | Tensor]
-) -> None:
+def check_about(path: Path, theirs: Mapping[str, Mark], ours: Mapping[str, Mark]) -> None:
     """Refuse a checkpoint of another run.
 
     Raises:
@@ -92,23 +101,30 @@ def check_about(
         )
 
 
-def _mark(part: Any) -> str | Tensor:
+def _mark(part: Any) -> Mark:
     if not isinstance(part, Tensor | np.ndarray):
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(part))
     chosen = torch.linspace(0, len(part) - 1, min(ROWS, len(part))).long()
     rows = take(part, chosen.to(part.device) if isinstance(part, Tensor) else chosen)
-    numbers = rows.detach().to("cpu", torch.float64).flatten()
-    return torch.cat([numbers, numbers.new_tensor([len(part)])])
+    rows = rows.detach().cpu() if rows.is_floating_point() else rows.cpu().double()
+    return len(part), rows.unsqueeze(-1).flatten(1)
 
 
-def _same(theirs: str | Tensor | None, ours: str | Tensor | None) -> bool:
-    if not isinstance(theirs, Tensor) or not isinstance(ours, Tensor):
-        return isinstance(theirs, str) and isinstance(ours, str) and theirs == ours
-    if theirs.shape != ours.shape or theirs[-1] != ours[-1]:
+def _same(theirs: Mark | None, ours: Mark | None) -> bool:
+    if not isinstance(theirs, tuple) or not isinstance(ours, tuple):
+        return theirs == ours
+    (size, rows), (other_size, others) = theirs, ours
+    if size != other_size or rows.shape != others.shape:
         return False
-    numbers, others = theirs[:-1], ours[:-1]
-    spread = torch.linalg.vector_norm(numbers - numbers.mean())
-    return torch.linalg.vector_norm(numbers - others).item() <= SAME * spread.item()
+    eps = max(torch.finfo(part.dtype).eps for part in (rows, others))
+    rows, others = rows.double(), others.double()
+    # Each column by itself: numbers as large as a year would hide all beside them.
+    allowed = SAME * _lengths(rows - rows.mean(dim=0)) + ROUNDING * eps * _lengths(rows)
+    return bool((_lengths(rows - others) <= allowed).all())
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=0)
 
 
 def _shapes(tensors: list[Tensor]) -> str:

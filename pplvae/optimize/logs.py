@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pplvae import distributed
-from pplvae.storage import write_atomically
+from pplvae.storage import remove_left_over, write_atomically
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def csv(path: str | os.PathLike[str]) -> Callback:
     """
     file = Path(path)
     _rows(file)  # before the training, not after its first epoch
+    if distributed.rank() == 0:
+        remove_left_over(file)
 
     def write(epoch: Epoch) -> None:
         if distributed.rank() > 0:

@@ -14,8 +14,10 @@ Reference:
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -112,8 +114,9 @@ def minimize(
             processes that of the first, ends the run.
         checkpoint: A file that keeps the state of the run, written at its start already. Where it
             exists the run goes on from it, in the middle of an epoch if need be, and, called as
-            before, to the same result, bit for bit, as one never interrupted. Several processes
-            must see the same file, and write it at the end of an epoch only.
+            before, to the same result, bit for bit, as one never interrupted. A run that is over
+            is only read, with a warning where it had another learning rate. Several processes must
+            see the same file, and write it at the end of an epoch only.
         checkpoint_seconds: Least time between two writes of the checkpoint.
         about: What the run is of, by name: rows of numbers, and things that their `repr` tells
             from others. A checkpoint of a run where one differs, or the rows or the `batch_size`
@@ -134,11 +137,14 @@ def minimize(
     """
     _check(num_epochs, learning_rate, clip_norm, checkpoint_seconds)
     _check_patience(patience, validate)
+    if not callable(schedule):
+        raise ValueError(f"schedule must be a function of the progress, got {schedule!r}")
     run = Run(
         list(parameters), list(buffers), betas=betas, eps=eps, seed=seed,
         path=None if checkpoint is None else Path(checkpoint),
         about={**getattr(batches, "about", {}), **(about or {})},
     )  # fmt: skip
+    _learn_at(run, float(learning_rate), over=run.is_over(num_epochs, patience))
     plan = _Plan(
         loss, batches, num_epochs=num_epochs, learning_rate=learning_rate, schedule=schedule,
         clip_norm=clip_norm, before_step=before_step, checkpoint_seconds=checkpoint_seconds,
@@ -174,6 +180,18 @@ class _Plan:
     clip_norm: float | None
     before_step: Callable[[float], None] | None
     checkpoint_seconds: float
+
+
+def _learn_at(run: Run, learning_rate: float, *, over: bool) -> None:
+    """Note the learning rate; warn where a run that is over had another."""
+    if over and learning_rate != run.learning_rate and distributed.rank() == 0:
+        warnings.warn(
+            f"checkpoint {run.path} holds a run that is over, with learning_rate "
+            f"{run.learning_rate:g}: it is given back as it is, nothing is trained with "
+            f"{learning_rate:g}; name another file or delete it to train anew",
+            stacklevel=3,
+        )
+    run.learning_rate = learning_rate
 
 
 def _walk(run: Run, plan: _Plan) -> None:
@@ -219,10 +237,16 @@ def _check(
     num_epochs: int, learning_rate: float, clip_norm: float | None, checkpoint_seconds: float
 ) -> None:
     check_whole("num_epochs", num_epochs, 1)
-    check_positive("learning_rate", learning_rate)
     check_in_range("checkpoint_seconds", checkpoint_seconds, 0)
+    _check_factor("learning_rate", learning_rate)
     if clip_norm is not None:
-        check_positive("clip_norm", clip_norm)
+        _check_factor("clip_norm", clip_norm)
+
+
+def _check_factor(name: str, value: float | Tensor) -> None:
+    if not isinstance(value, Real | Tensor):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    check_positive(name, value)
 
 
 def _check_patience(patience: int | None, validate: Callable[[], Tensor] | None) -> None:

@@ -14,12 +14,7 @@ from pplvae import distributed, randomness
 from pplvae.optimize import checkpoints
 from pplvae.optimize.batches import Batch
 from pplvae.optimize.logs import Callback, Epoch
-
-# What is in a checkpoint besides the tensors, Adam's moments, the time and the random state.
-KEPT = (
-    "about", "seed", "losses", "validation", "monitored", "num_steps", "best", "best_epoch",
-    "best_loss", "stopped", "position", "totals", "count", "rate",
-)  # fmt: skip
+from pplvae.storage import remove_left_over
 
 
 def common_seed(seed: int | None, device: torch.device | str = "cpu") -> int:
@@ -56,10 +51,12 @@ class Run:
         self.monitored: dict[str, list[float]] = {}
         self.best: list[Tensor] | None = None
         self.best_epoch, self.best_loss, self.num_steps = -1, math.inf, 0
-        self.stopped, self.rate = False, math.nan
+        self.stopped, self.rate, self.learning_rate = False, math.nan, math.nan
         self.position, self.count, self.totals = 0, 0, dict[str, Tensor]()
         self.random_state: list[Tensor] | None = None
         self.started = self.saved_at = time.monotonic()
+        if path is not None and distributed.rank() == 0:
+            remove_left_over(path)
         if path is not None and path.exists():
             self._load(path, seed)
         else:
@@ -213,7 +210,7 @@ class Run:
         self.saved_at = time.monotonic()
         if self.path is None or distributed.rank() > 0:
             return
-        state = {name: getattr(self, name) for name in KEPT} | {
+        state = {name: getattr(self, name) for name in checkpoints.KEPT} | {
             "seconds": self.saved_at - self.started,
             "parameters": [parameter.detach() for parameter in self.parameters],
             "buffers": [buffer.detach() for buffer in self.buffers],
@@ -234,7 +231,7 @@ class Run:
         self.optimizer.load_state_dict(settings | {"state": state["optimizer"]})
         self.started -= state["seconds"]
         device = self.parameters[0].device
-        for name in KEPT:
+        for name in checkpoints.KEPT:
             setattr(self, name, state[name])
         self.totals = {name: total.to(device) for name, total in self.totals.items()}
         self.random_state = state["random_state"]

@@ -12,9 +12,14 @@ import numpy as np
 import torch
 
 from pplvae.intrinsic_dimension.danco import Danco
-from pplvae.intrinsic_dimension.gamma import CalibratedPosterior, GammaPosterior
+from pplvae.intrinsic_dimension.gamma import (
+    CalibratedPosterior,
+    GammaPosterior,
+    MaximumLikelihood,
+)
 from pplvae.intrinsic_dimension.grid import GridPosterior
 from pplvae.intrinsic_dimension.predictive import PredictiveCheck
+from pplvae.intrinsic_dimension.result import Estimated
 from pplvae.intrinsic_dimension.spectrum import Spectrum
 from pplvae.intrinsic_dimension.twonn import LineFit
 from pplvae.plots.style import COLORS, array, axes
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 DimensionPosterior: TypeAlias = GammaPosterior | CalibratedPosterior | GridPosterior
+DimensionLaw: TypeAlias = DimensionPosterior | MaximumLikelihood | Estimated
 
 SERIES = [COLORS[name] for name in ("blue", "orange", "green", "purple", "sky", "black")]
 CUTS = [*SERIES[1:], COLORS["vermilion"]]
@@ -67,7 +73,7 @@ def spectrum(
 
 
 def twonn_line(fit: LineFit, *, ax: "Axes | None" = None) -> "Axes":
-    """Draw TwoNN's points, those left out in grey, and the line whose slope is the dimension."""
+    """Draw TwoNN's points, those left out in grey, and the line through the others."""
     ax = axes(ax)
     finite = np.isfinite(array(fit.y_discarded))
     x, left_out = array(fit.x), array(fit.x_discarded)[finite]
@@ -75,8 +81,10 @@ def twonn_line(fit: LineFit, *, ax: "Axes | None" = None) -> "Axes":
     ax.plot(left_out, array(fit.y_discarded)[finite], ".", markersize=3, color=COLORS["grey"],
             label="left out")  # fmt: skip
     end = max(x.max(), np.quantile(left_out, 0.9) if len(left_out) else 0)
-    ax.plot([0, end], [0, fit.dimension * end], color=COLORS["vermilion"],
-            label=f"slope d = {fit.dimension:.2f}")  # fmt: skip
+    said = f"slope d = {fit.slope:.2f}"
+    if fit.dimension != fit.slope:
+        said = f"slope {fit.slope:.2f},\ncalibrated d = {fit.dimension:.2f}"
+    ax.plot([0, end], [0, fit.slope * end], color=COLORS["vermilion"], label=said)
     ax.set(xlabel=r"$\log\,\mu$,  $\mu = r_2 / r_1$", ylabel=r"$-\log(1 - F(\mu))$")
     ax.legend(frameon=False, markerscale=3)
     return ax
@@ -132,7 +140,7 @@ def danco_divergence(danco: Danco, *, ax: "Axes | None" = None) -> "Axes":
 
 
 def dimension_posterior(
-    posterior: DimensionPosterior | Mapping[str, DimensionPosterior],
+    posterior: DimensionLaw | Mapping[str, DimensionLaw],
     *,
     prob: float = 0.95,
     truth: float | None = None,
@@ -141,16 +149,17 @@ def dimension_posterior(
     """Draw the posterior density of d, its central interval shaded.
 
     Args:
-        posterior: Of a dimension, or several by name.
+        posterior: Of a dimension, or several by name; of an estimate with a `law`, its law.
         prob: What the interval holds, in (0, 1).
         truth: The dimension, where it is known.
         ax: Where to draw.
 
     Raises:
-        ValueError: If there is no posterior, or the probability is impossible.
+        ValueError: If there is no posterior, one is no law of d, or the probability is impossible.
     """
-    named = posterior if isinstance(posterior, Mapping) else {"d": posterior}
-    check_any("posterior", named)
+    given = posterior if isinstance(posterior, Mapping) else {"d": posterior}
+    check_any("posterior", given)
+    named = {name: _law(each) for name, each in given.items()}
     ax = axes(ax, (5.0, 3.2 + 0.17 * len(named)))
     for (name, each), color, line in zip(named.items(), cycle(SERIES), cycle(["-", "--", "-."])):
         (low, high), (d, density) = each.interval(prob), _density(each)
@@ -235,6 +244,13 @@ def _quantiles(
     observed = np.sort(np.log(array(ratios)))
     fraction = (np.arange(len(observed)) + 0.5) / len(observed)
     return "Pareto", -np.log1p(-fraction) / dimension, observed
+
+
+def _law(given: DimensionLaw) -> DimensionPosterior:
+    law = getattr(given, "law", given)
+    if not isinstance(law, DimensionPosterior):
+        raise ValueError(f"posterior must be a law of d, got {type(given).__name__}")
+    return law
 
 
 def _density(posterior: DimensionPosterior) -> tuple[np.ndarray, np.ndarray]:

@@ -106,8 +106,8 @@ def _figures(
         pictures += [
             ("dimension_estimates", "What the estimators say, with 95% intervals.",
              plots.dimension_estimates(found.estimates)),
-            ("dimension_profile", "The dimension against the length scale: level on a plateau, "
-             "falling where noise ends or the data bend.",
+            ("dimension_profile", "The dimension against the length scale, calibrated by balls: "
+             "falling where noise ends, rising where the data bend, level on a plateau.",
              plots.dimension_profile(found.profile, adaptive=found.adaptive)),
         ]  # fmt: skip
     return [drawn(name, caption, ax) for name, caption, ax in pictures]

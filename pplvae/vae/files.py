@@ -18,6 +18,7 @@ from pplvae.validation import check_one_of
 Law: TypeAlias = Likelihood | Prior | Posterior
 
 FORMAT = "pplvae VAE 2"
+KIND = "a saved VAE"
 LAWS: dict[str, Mapping[str, Callable[..., Law]]] = {
     "likelihood": LIKELIHOODS,
     "prior": PRIORS,
@@ -50,10 +51,13 @@ def _named(kind: str, law: Law) -> tuple[str, dict[str, Any]] | None:
 def load(path: str | os.PathLike[str], into: VAE | None = None) -> VAE:
     """Return the VAE at `path`; see `VAE.load`."""
     path = Path(path)
-    weights, recipe = read_weights(path, form=FORMAT, kind="a saved VAE")
+    weights, recipe = read_weights(path, form=FORMAT, kind=KIND)
     dtype = next((w.dtype for w in weights.values() if w.is_floating_point()), None)
     vae = _rebuilt(path, recipe, dtype=dtype) if into is None else into
     check_fits(path, weights, vae.state_dict(), "the VAE")
+    for name, _ in vae.named_parameters(remove_duplicate=False):
+        if not weights[name].isfinite().all():
+            raise ValueError(f"path must name {KIND}, got {path}: {name} is not finite")
     vae.load_state_dict(weights)
     return vae
 
@@ -65,7 +69,10 @@ def _rebuilt(path: Path, recipe: dict[str, Any] | None, **options: Any) -> VAE:
             "made by a builder, or changed since, or a law has no name, so they cannot be made "
             "again from the file"
         )
-    return _made(recipe, **options)
+    try:
+        return _made(recipe, **options)
+    except Exception as error:  # a recipe that was edited can be wrong in any way
+        raise ValueError(f"path must name {KIND}, got {path}: {error}") from error
 
 
 def _made(recipe: dict[str, Any], **options: Any) -> VAE:

@@ -208,7 +208,7 @@ def _parts(
     none = torch.empty(0, dtype=torch.int64)
     if validation is None:
         validation = HELD_OUT if source.has_rows else 0.0
-    if not isinstance(validation, int | float | np.floating):
+    if not isinstance(validation, int | float | np.integer | np.floating):
         return source, as_source(source.vae, validation, name="validation"), none
     validation = float(validation)
     check_in_range("validation", validation, 0.0, 0.9)

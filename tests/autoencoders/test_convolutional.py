@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pplvae import distributed
 from pplvae.autoencoders import AutoencoderFit, conv, convolutional, linear, traverse
 from pplvae.networks import output_size
 from pplvae.randomness import generator
@@ -85,6 +86,14 @@ def test_says_nothing_where_no_progress_is_asked_for(capsys: pytest.CaptureFixtu
     assert capsys.readouterr() == ("", "")
 
 
+def test_only_the_first_process_says_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    convolutional.fit(torch.rand(20, 16), (4, 4), 2, channels=(3,), num_epochs=1)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
@@ -92,7 +101,7 @@ def test_says_nothing_where_no_progress_is_asked_for(capsys: pytest.CaptureFixtu
         ({"shape": (16,)}, r"shape must be \(H, W\) or \(C, H, W\), got \(16,\)"),
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"channels": ()}, "channels must name at least one convolution, got none"),
-        ({"channels": (4, 4, 4, 4)}, r"kernel must be in \[2, 3\] for a size of 1"),
+        ({"channels": (4, 4, 4, 4)}, r"kernel must be in \[1, 3\] for a size of 1"),
     ],
 )
 def test_refuses_impossible_networks(options: dict[str, Any], rule: str) -> None:

@@ -1,6 +1,8 @@
 """Denoising autoencoders."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,9 +153,75 @@ def test_trains_the_networks_it_is_given() -> None:
         (lambda: Masking(1.5), r"share must be in \[0, 1\], got 1.5"),
         (lambda: SaltAndPepper(-0.1), "share must be positive, got -0.1"),
         (lambda: SaltAndPepper(float("nan")), "share must be positive, got nan"),
+        (lambda: Masking(0.2, math.nan), "value must be finite, got nan"),
+        (lambda: SaltAndPepper(0.2, -math.inf), "black must be finite, got -inf"),
+        (lambda: SaltAndPepper(0.2, 0, math.inf), "white must be finite, got inf"),
         (lambda: denoising.fit(torch.rand(9, 3), 0), "sizes must be at least 1, got 0"),
     ],
 )
 def test_refuses_impossible_noise(build: Any, rule: str) -> None:
     with pytest.raises(ValueError, match=f"^{rule}$"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("noise", "got"),
+    [
+        (lambda x: x[:, :1], r"\(16, 12\), got \(16, 1\)"),
+        (lambda x: x.sum(), r"\(16, 12\), got \(\)"),
+        (lambda x: None, r"\(16, 12\), got NoneType"),
+    ],
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_noise_of_another_shape_is_refused_before_the_training(
+    noise: Any, got: str, plain: bool
+) -> None:
+    heard: list[object] = []
+    with pytest.raises(ValueError, match=f"^noise must keep the shape of a batch, {got}$"):
+        denoising.fit(torch.rand(60, 12), 2, noise=noise, plain=plain, callbacks=[heard.append])
+    assert not heard
+    with pytest.raises(ValueError, match=r"^noise must keep the shape of a batch"):
+        corrupt(torch.rand(16, 12), noise)
+
+
+@pytest.mark.parametrize("noise", [Gaussian, "gaussian"])
+def test_a_noise_that_is_still_to_be_made_is_refused(noise: Any) -> None:
+    with pytest.raises(ValueError, match=r"^noise must be a function of a batch, as Gaussian"):
+        denoising.fit(torch.rand(60, 12), 2, noise=noise)
+
+
+def test_a_noise_in_place_spoils_neither_targets_nor_the_points_given() -> None:
+    def place(x: Tensor) -> Tensor:
+        return x.add_(0.3 * torch.randn_like(x))
+
+    x, held_out = torch.rand(60, 12), torch.rand(10, 12)
+    before, options = held_out.clone(), {"num_epochs": 2, "seed": 0, "progress": False}
+    found, wanted = (
+        denoising.fit(x, 2, noise=noise, validation=held_out, **options)
+        for noise in (place, Gaussian(0.3))
+    )
+    assert held_out.equal(before)
+    assert found.error == wanted.error
+    assert found.gain == wanted.gain
+    corrupt(held_out, place)
+    assert held_out.equal(before)
+
+
+def test_the_plain_network_may_be_asked_for_later(tmp_path: Path) -> None:
+    """Each begins with the other's seed, where that has one."""
+    x, options = torch.rand(40, 6), {"num_epochs": 1, "progress": False}
+    for order in [(False, True), (True, False)]:
+        path = tmp_path / str(order)
+        one, other = (
+            denoising.fit(x, 2, plain=plain, checkpoint=path, **options) for plain in order
+        )
+        assert one.error == other.error
+    (tmp_path / "(True, False)").unlink()
+    assert denoising.fit(x, 2, checkpoint=tmp_path / "(True, False)", **options).error == one.error
+
+
+def test_a_perfect_denoiser_gains_without_bound() -> None:
+    fit = denoising.fit(torch.rand(40, 3), 2, num_epochs=1, seed=0, progress=False)
+    perfect = replace(fit, error=0.0)
+    assert perfect.gain == perfect.psnr == math.inf
+    assert "+inf dB" in repr(perfect)

@@ -1,8 +1,10 @@
 """Autoencoders on disk."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,3 +111,71 @@ def test_the_header_is_readable_without_this_library(tmp_path: Path) -> None:
     assert json.loads(header["recipe"]) == {
         "builder": "mlp", "data_dim": 6, "latent_dim": 2, "hidden_dims": [5], "activation": "relu",
     }  # fmt: skip
+
+
+SIZES = {"builder": "mlp", "data_dim": 6, "latent_dim": 2, "hidden_dims": [5]}
+PPCA = {"builder": "probabilistic", "data_dim": 6, "latent_dim": 2}
+
+
+def edited(path: Path, recipe: str, **weights: Tensor) -> Path:
+    """Write a file as this library's, but for its recipe and some of its weights."""
+    model = BUILT["probabilistic"]() if "probabilistic" in recipe else mlp(6, 2, hidden_dims=(5,))
+    header = {"format": "pplvae autoencoder 1", "recipe": recipe}
+    state = {name: weight.contiguous() for name, weight in model.state_dict().items()}
+    save_file(state | weights, path, metadata=header)
+    return path
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "{not JSON", "[" * 100_000, '"ab"', "[1, 2]", "{}", '{"builder": "rnn"}',
+        json.dumps({"builder": ["mlp"]}),
+        json.dumps(SIZES | {"activation": 3}),
+        json.dumps(SIZES | {"latent_dim": -1}),
+        json.dumps(SIZES | {"hidden_dims": None}),
+        json.dumps(SIZES | {"hidden_dims": [10**10, 10**10]}),
+        json.dumps(SIZES | {"dtype": "float32"}),
+        *[json.dumps(PPCA | {"latent_dim": size}) for size in (0, -1, 1.5)],
+        json.dumps(PPCA | {"data_dim": 1e10}),
+    ],
+)  # fmt: skip
+def test_an_edited_recipe_is_refused_by_the_name_of_its_file(recipe: str, tmp_path: Path) -> None:
+    path = edited(tmp_path / "model", recipe)
+    with pytest.raises(ValueError, match=f"^path must name a saved autoencoder, got {path}"):
+        Autoencoder.load(path)
+
+
+@pytest.mark.parametrize("sizes", [{"data_dim": 10**10}, {"latent_dim": 10**9}])
+@pytest.mark.parametrize("recipe", [SIZES, PPCA])
+def test_a_recipe_for_more_than_memory_holds_is_refused_by_its_weights(
+    recipe: dict[str, Any], sizes: dict[str, int], tmp_path: Path
+) -> None:
+    path = edited(tmp_path / "model", json.dumps(recipe | sizes))
+    with pytest.raises(ValueError, match=rf"^the weights in {path} must fit .* not \[.*000"):
+        Autoencoder.load(path)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weights", "said"),
+    [
+        (SIZES, {"encoder.0.bias": torch.full((5,), math.nan)}, "encoder.0.bias must be finite"),
+        (SIZES, {"center": torch.full((6,), math.inf)}, "center must be finite, got 6 nan or inf"),
+        (SIZES, {"scale": torch.tensor(0.0)}, "scale must be positive, got 0.0"),
+        (PPCA, {"variance": torch.tensor(-1.0)}, "variance must be positive, got -1.0"),
+    ],
+)
+def test_numbers_that_no_autoencoder_has_are_refused(
+    recipe: dict[str, Any], weights: dict[str, Tensor], said: str, tmp_path: Path
+) -> None:
+    weights = {name: weight.double() for name, weight in weights.items()}
+    path = edited(tmp_path / "model", json.dumps(recipe), **weights)
+    before, into = torch.get_rng_state(), mlp(6, 2, hidden_dims=(5,), seed=0)
+    with pytest.raises(ValueError, match=f"^path must name .* autoencoder, got {path}: {said}"):
+        Autoencoder.load(path)
+    assert torch.get_rng_state().equal(before)
+    if recipe is SIZES:
+        whole = into.reconstruct(points())
+        with pytest.raises(ValueError, match=said):
+            Autoencoder.load(path, into=into)
+        assert into.reconstruct(points()).equal(whole)

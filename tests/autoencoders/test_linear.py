@@ -164,7 +164,10 @@ def test_the_dtype_follows_the_data() -> None:
             r"latent_dim must be in \[1, 4\] for 20 points in 4 dimensions, got 5",
         ),
         ({"method": "em"}, "method must be one of gradient, svd, got 'em'"),
-        ({"x": torch.ones(20, 4)}, "x must vary, got 20 copies of one point"),
+        (
+            {"x": torch.ones(20, 4)},
+            "x must vary, got 20 copies of one point in torch.float32",
+        ),
         ({"x": torch.ones(1, 4)}, "x must hold at least 2 points, got 1"),
         ({"method": "gradient", "num_epochs": 0}, "num_epochs must be at least 1, got 0"),
     ],

@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pplvae import autoencoders
 from pplvae.autoencoders import (
@@ -19,6 +21,7 @@ from pplvae.autoencoders import (
     principal_angles,
     stacked,
 )
+from pplvae.autoencoders.model import BLOCK, squared_error, unexplained
 
 QUIET: dict[str, Any] = {"num_epochs": 3, "seed": 0, "progress": False}
 
@@ -169,6 +172,11 @@ def test_an_autoencoder_of_one_s_own_goes_on_where_it_was_interrupted(
     assert (found.error, found.plain.error) == (whole.error, whole.plain.error)
 
 
+def shaken(scale: float) -> Callable[[Tensor], Tensor]:
+    """Noises that have one name."""
+    return lambda x: x + scale * torch.randn_like(x)
+
+
 @pytest.mark.parametrize(
     ("fit", "change", "differs"),
     [
@@ -176,6 +184,16 @@ def test_an_autoencoder_of_one_s_own_goes_on_where_it_was_interrupted(
         (partial(stacked.fit, dims=(4, 2)), {"activation": "tanh"}, "networks"),
         (partial(stacked.fit, dims=(4, 2)), {"batch_size": 7}, "batch_size"),
         (partial(denoising.fit, autoencoder=2), {"noise": denoising.Gaussian(0.2)}, "noise"),
+        (
+            partial(denoising.fit, autoencoder=2, noise=shaken(0.1)),
+            {"noise": shaken(2.0)},
+            "noisy",
+        ),
+        (
+            partial(denoising.fit, autoencoder=2, noise=lambda x: x + 0.1 * torch.randn_like(x)),
+            {"noise": lambda x: x * torch.rand_like(x).round()},
+            "noisy points",
+        ),
     ],
 )
 def test_does_not_go_on_from_the_checkpoint_of_another_training(
@@ -187,3 +205,73 @@ def test_does_not_go_on_from_the_checkpoint_of_another_training(
         again(x, **change)
     with pytest.raises(ValueError, match=r"^checkpoint .* must be of the run .* other data"):
         again(x.flip(0))
+    again(x)
+
+
+def test_a_training_that_is_over_is_not_passed_off_for_another(x: Tensor, tmp_path: Path) -> None:
+    again = partial(autoencoders.fit, x=x, checkpoint=tmp_path / "run", **QUIET)
+    one = again(mlp(12, 2, seed=0))
+    with pytest.warns(UserWarning, match=r"run that is over, with learning_rate 0.001: .* 0.01"):
+        other = again(mlp(12, 2, seed=0), learning_rate=0.01)
+    assert one.error == other.error
+
+
+# --- what is too large, too small or of another kind ------------------------------------------
+
+
+def test_numbers_beyond_the_networks_precision_are_refused(x: Tensor) -> None:
+    model = mlp(12, 2, seed=0, dtype=torch.float32)
+    far = torch.cat([x.double(), torch.full((1, 12), 1e39, dtype=torch.float64)])
+    for call in (model.encode, model.error, lambda x: autoencoders.fit(model, x, **QUIET)):
+        with pytest.raises(ValueError, match=r"^x must be within torch.float32, got .* 1e\+39$"):
+            call(far)
+    assert model.double().encode(far).isfinite().all()
+
+
+@pytest.mark.parametrize(("num_points", "held_out"), [(2, 0), (3, 1), (5, 1), (15, 2)])
+def test_a_few_points_are_held_out_too(num_points: int, held_out: int, x: Tensor) -> None:
+    fit = autoencoders.fit(mlp(12, 2, seed=0), x[:num_points], **QUIET)
+    assert len(fit.held_out) == held_out
+    nobody = QUIET | {"validation": np.int64(0)}
+    none = autoencoders.fit(mlp(12, 2, seed=0), x[:num_points], **nobody)
+    assert len(none.held_out) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"patience": -1}, "patience must be at least 1, got -1"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, got 2.5"),
+        ({"schedule": "cosine"}, "schedule must be a function of the progress, got 'cosine'"),
+        ({"learning_rate": "a"}, "learning_rate must be a number, got 'a'"),
+    ],
+)
+def test_impossible_settings_are_refused_also_where_nothing_is_held_out(
+    options: dict[str, Any], said: str, x: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        autoencoders.fit(mlp(12, 2), x, validation=0.0, **QUIET | options)
+
+
+class Widest(TorchFunctionMode):
+    """Notes how many numbers in double precision any step gave at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        if isinstance(found, Tensor) and found.dtype == torch.float64:
+            self.size = max(self.size, found.numel())
+        return found
+
+
+def test_errors_are_summed_without_a_whole_copy_in_double_precision() -> None:
+    x, center = torch.rand(3500, 4, dtype=torch.float32), torch.rand(4, dtype=torch.float32)
+    with Widest() as widest:
+        found = squared_error(x, 2 * x), unexplained(x, 2 * x, center)
+    assert 0 < widest.size <= 4 * BLOCK
+    error = x.double().square().sum(1).mean().item()
+    whole = (x - center).double().square().sum(1).mean().item()
+    assert found == pytest.approx((error, error / whole), rel=1e-12)

@@ -105,6 +105,15 @@ def test_the_network_trained_at_once_has_the_same_size(fit: StackedFit, digits: 
     assert not ours.reconstruct(digits).allclose(theirs.reconstruct(digits))
 
 
+def test_the_network_trained_at_once_has_the_epochs_that_the_parts_took(digits: Tensor) -> None:
+    """Here each part ends before its last epoch."""
+    found = stacked.fit(
+        digits[:100], (8, 4), num_epochs=30, patience=None, seed=0, progress=False,
+        callbacks=[lambda epoch: epoch.num_epochs == 30 and epoch.number == 4],
+    )  # fmt: skip
+    assert [stage.num_epochs for stage in found.stages] == [5, 5, 0, 5, 15]
+
+
 def test_the_comparison_can_be_left_out(digits: Tensor) -> None:
     found = stacked.fit(
         digits[:50], (8, 4), num_epochs=1, at_once=False, validation=0.0, seed=0, progress=False

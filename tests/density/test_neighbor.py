@@ -188,7 +188,7 @@ def test_the_posterior_of_twonn_is_carried_through() -> None:
     calibrated = neighbor.log_density(None, data, 10, twonn.posterior(data, calibrated=True))
     assert calibrated.log_density.isfinite().all()
     pak = neighbor.log_density(None, data, "pak", posterior)
-    fixed = neighbor.log_density(None, data, "pak", posterior.mean)
+    fixed = neighbor.log_density(None, data, "pak", posterior.dimension)
     assert (pak.log_error > fixed.log_error).all()
 
 

@@ -132,12 +132,29 @@ def test_files_of_another_version_are_not_read(
 
 def broken_files(folder: Path) -> dict[str, bytes]:
     """Return what a bad disk, an old program or an enemy may leave."""
-    balls.write(some(), folder / "whole.npz")
-    balls.write(some(math.nan), folder / "nan.npz")
-    np.savez(folder / "shape.npz", num_points=[1], dimensions=[1, 2], mean_a=np.ones((3, 3)))
-    np.savez(folder / "less.npz", mean_a=np.ones((2, 3)))
-    np.savez(folder / "object.npz", num_points=np.array([{}]), dimensions=[1, 2])
+    balls.write(some(), folder / "whole.npz", "x")
+    balls.write(some(math.nan), folder / "nan.npz", "x")
+    balls.write(some(), folder / "other.npz", "y")
+    balls.write(some(), folder / "nameless.npz")
+    ones, axes = np.ones((1, 2)), {"name": "x", "num_points": [9], "dimensions": [1, 2]}
+    wrong = {
+        "shape": {"mean_a": np.ones((3, 3))},
+        "text means": {"mean_a": ones.astype(str)},
+        "no numbers": {"mean_a": ones.astype(object)},
+        "text dimensions": {"dimensions": ["1", "2"]},
+        "fractions": {"dimensions": [1.0, 2.0]},
+        "descending": {"dimensions": [2, 1]},
+        "from zero": {"dimensions": [0, 1]},
+        "none": {"num_points": np.zeros(0, dtype=int), "mean_a": np.ones((0, 2))},
+        "one number": {"num_points": 9},
+        "objects": {"num_points": np.array([{}])},
+    }
+    for name, arrays in wrong.items():
+        np.savez(folder / f"{name}.npz", **{**axes, "mean_a": ones, **arrays})
+    np.savez(folder / "less.npz", name="x", mean_a=ones)
     found = {file.stem: file.read_bytes() for file in folder.iterdir()}
+    np.save(folder / "array.npy", ones)
+    found["array"] = (folder / "array.npy").read_bytes()
     whole = found.pop("whole")
     return found | {
         "half": whole[: len(whole) // 2],
@@ -156,6 +173,19 @@ def test_a_broken_file_is_made_anew(tmp_path: Path) -> None:
         found = balls.kept("x", lambda: some(5.0), tmp_path)
         assert found.means["a"][0, 0] == 5.0, name
         assert balls.kept("x", some, tmp_path).means["a"][0, 0] == 5.0, name
+
+
+def test_balls_of_other_points_are_not_believed_under_the_name_of_these(tmp_path: Path) -> None:
+    balls.kept("k5-n100", some, tmp_path)
+    (other,) = tmp_path.iterdir()
+    other.replace(other.with_name(other.name.replace("n100", "n200")))
+    found = balls.kept("k5-n200", lambda: some(3.0), tmp_path)
+    assert found.means["a"][0, 0] == 3.0
+
+
+def test_a_folder_may_be_named_by_text(tmp_path: Path) -> None:
+    balls.kept("x", some, str(tmp_path / "below"))
+    assert balls.kept("x", lambda: some(3.0), tmp_path / "below").means["a"][0, 0] == 2.0
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:

@@ -18,9 +18,32 @@ def halved(x: Tensor) -> float:
 @pytest.mark.parametrize("num_points", [25, 2500, 70_000])
 def test_the_inverse_undoes_the_curve(name: str, num_points: int) -> None:
     curve = calibration.curve(num_points, name)
-    dims = torch.logspace(0, 2, 300)
+    dims = torch.logspace(-0.5, 2.5, 300)
     torch.testing.assert_close(curve.invert(curve(dims)), dims, rtol=1e-6, atol=0)
     assert (curve(dims).diff() > 0).all()
+
+
+@pytest.mark.parametrize("name", calibration.ESTIMATORS)
+def test_more_points_than_were_drawn_are_less_biased(name: str) -> None:
+    """The noise of the table does not grow, and the edge matters less and less."""
+    dims = torch.tensor([1.0, 2.0, 3.0, 5.0, 20.0, 100.0])
+    table, more, most = (calibration.curve(n, name)(dims) for n in (25_600, 200_000, 10**7))
+    bias = [(found / dims).log().abs() for found in (table, more, most)]
+    assert (bias[0] > bias[1]).all()
+    assert (bias[1] > bias[2]).all()
+    assert (bias[1][:2] < 4e-3).all()
+
+
+@pytest.mark.parametrize("name", ["twonn", "gride_8", "levina_bickel"])
+def test_the_bias_of_more_points_is_foretold(name: str) -> None:
+    """By the rule for N beyond the table, the last of the table from its first part."""
+    whole = balls.table()
+    few = int((whole.num_points <= 3200).sum())
+    part = balls.Balls(whole.num_points[:few], whole.dimensions, {name: whole.means[name][:few]})
+    found = calibration._means(part, 25_600, name)
+    assert np.abs(found / whole.means[name][-1] - 1).max() < 0.037
+    # A straight line in log N is off by up to 3 % there.
+    assert np.abs(found / whole.means[name][-1] - 1)[:7].max() < 0.012
 
 
 def test_a_known_bias_is_undone_exactly() -> None:

@@ -129,6 +129,19 @@ def test_a_curve_is_of_dimension_one_wherever_it_winds() -> None:
         assert found.dimension == pytest.approx(1, abs=0.035)
 
 
+@pytest.mark.parametrize("num_points", [100, 300, 1000])
+def test_few_points_tell_a_curve_from_a_surface(num_points: int) -> None:
+    for seed in range(5):
+        curve = manifolds.sample("M13", num_points, seed=seed).x
+        assert danco.estimate(curve).integer == 1
+        turns = 2 * math.pi * torch.rand(num_points, 1)
+        circle = danco.estimate(torch.cat([turns.cos(), turns.sin()], dim=1))
+        assert circle.integer == 1
+        # δ has a standard error of 1 / √N, and more as neighbors are shared.
+        assert circle.dimension == pytest.approx(1, abs=3.5 / math.sqrt(num_points))
+        assert danco.estimate(torch.rand(num_points, 2)).integer == 2
+
+
 def test_points_on_a_line_need_no_second_column() -> None:
     found = danco.estimate(torch.rand(500))
     assert (found.integer, found.dimension) == (1, 1.0)
@@ -206,5 +219,5 @@ def test_refuses_what_it_cannot_do() -> None:
 
 def test_the_answer_prints_short() -> None:
     text = repr(danco.estimate(points("M2", 100)))
-    assert text.startswith("Danco(dimension=")
+    assert text.startswith("Danco(d = ")
     assert len(text) < 150

@@ -320,5 +320,5 @@ def test_shared_neighbors_count_as_for_twonn_where_it_is_twonn(x: Tensor) -> Non
 
 def test_prints_its_answer_first(x: Tensor) -> None:
     for found in (levina_bickel.estimate(x), levina_bickel.pointwise(x)):
-        assert "(dimension=" in repr(found)
+        assert "(d = 3.0" in repr(found)
         assert "tensor" not in repr(found)

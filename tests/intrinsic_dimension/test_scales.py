@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pplvae import neighbors
 from pplvae.data import manifolds
-from pplvae.intrinsic_dimension import binomial, gride, scales
+from pplvae.intrinsic_dimension import balls, binomial, gride, scales
 from pplvae.intrinsic_dimension.abide import constant_neighbors
 from pplvae.neighbors import NeighborGraph
 
@@ -419,3 +419,23 @@ def test_nothing_is_said_where_there_is_nothing_to_say(x: Tensor) -> None:
         warnings.simplefilter("error")
         scales.adaptive(x)
         scales.profile(x)
+
+
+@pytest.mark.parametrize(("num_points", "dimension"), [(400, 5), (2000, 2), (2000, 20)])
+def test_a_calibrated_profile_of_a_ball_stays(num_points: int, dimension: int) -> None:
+    x = balls.draw(num_points, dimension, 10**6)
+    plain, calibrated = (scales.profile(x, calibrated=it) for it in (False, True))
+    # By the eighth of N points one sees what the hundredth of 100 N / 8 sees: to 2.5 %.
+    room = 3 * calibrated.standard_errors + 0.025 * dimension
+    assert ((calibrated.dimensions - dimension).abs() < room).all()
+    assert calibrated.plateau is not None
+    assert calibrated.plateau.steps == (0, len(calibrated.dimensions))
+    assert calibrated.dimension == pytest.approx(dimension, rel=0.03)
+    if dimension == 20:
+        assert plain.dimensions[-1] < 12
+    assert repr(calibrated).startswith("Profile(gride, calibrated")
+
+
+def test_only_gride_s_profile_is_calibrated() -> None:
+    with pytest.raises(ValueError, match="estimator must be 'gride' for a calibrated profile"):
+        scales.profile(torch.rand(200, 2), "decimation", calibrated=True)

@@ -195,7 +195,7 @@ def test_refuses_what_it_cannot_use(x: Tensor) -> None:
 
 
 def test_prints_its_answer_first(x: Tensor) -> None:
-    assert repr(slopes(x)).startswith("Slopes(dimension=")
+    assert repr(slopes(x)).startswith("Slopes(d = 3.0")
     assert "tensor" not in repr(slopes(x)) + repr(doubling(x))
 
 

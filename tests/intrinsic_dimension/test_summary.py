@@ -122,9 +122,69 @@ def test_noise_at_small_scales_is_named_and_looked_beyond() -> None:
     assert found.scale > 0.05
 
 
+@pytest.mark.parametrize(("dimension", "ambient", "width"), [(2, 3, 0.03), (1, 5, 0.02)])
+def test_noise_wider_than_the_nearest_neighbors_is_said(
+    dimension: int, ambient: int, width: float
+) -> None:
+    torch.manual_seed(0)
+    x = torch.cat([torch.rand(3000, dimension), torch.zeros(3000, ambient - dimension)], dim=1)
+    found = estimate(x + width * torch.randn(3000, ambient), progress=False)
+    (said,) = [said for said in found.warnings if "falls with the scale" in said]
+    assert f"from {ambient:.0f}." in said
+    assert "noise at small scales" in said
+    assert found.profile.dimensions[-1] < dimension + 1
+
+
+@pytest.mark.parametrize("num_points", [100, 300])
+def test_few_clean_points_raise_no_alarm(num_points: int) -> None:
+    torch.manual_seed(0)
+    clean = [torch.rand(num_points, d) for d in (2, 4)] * 2
+    clean += [torch.randn(num_points, d) for d in (2, 4)] * 2
+    said = [said for x in clean for said in estimate(x, progress=False).warnings]
+    # Three standard errors, some six differences each: one alarm in a hundred or so is to come.
+    assert not [words for words in said if "scale" in words or "disagree" in words]
+
+
+def test_few_points_of_a_closed_manifold_are_not_called_near_copies() -> None:
+    torch.manual_seed(0)
+    for _ in range(4):
+        turns = 2 * math.pi * torch.rand(200, 5)
+        found = estimate(torch.cat([turns.cos(), turns.sin()], dim=1), progress=False)
+        assert found.method == "DANCo"
+        if found.profile.dimensions[3] > 1.8 * found.profile.dimensions[0]:
+            assert any("the data bend within that length" in said for said in found.warnings)
+        low, high = found.interval()
+        assert low < 5.0 < high
+
+
+@pytest.mark.parametrize("num_points", [200, 1000])
+def test_a_few_points_of_a_closed_curve_are_of_dimension_one(num_points: int) -> None:
+    torch.manual_seed(0)
+    turns = 2 * math.pi * torch.rand(num_points, 1)
+    found = estimate(torch.cat([turns.cos(), turns.sin()], dim=1), progress=False)
+    assert found.dimension == pytest.approx(1.0, abs=0.1)
+    assert not any("disagree" in said for said in found.warnings)
+
+
+def test_no_interval_is_a_point() -> None:
+    # Where the data vary in all directions there are, the greatest is known, not the least.
+    found = estimate(torch.randn(100, 2000), progress=False)
+    low, high = found.interval()
+    assert low < 0.95 * high
+    assert high == 99
+
+
+def test_the_scale_is_that_of_the_farthest_neighbor_asked(normal: Tensor) -> None:
+    graph = neighbors.graph(normal, 64)
+    assert estimate(graph).scale == pytest.approx(graph.distances[:, 10].mean().item())
+    distances = torch.cdist(normal, normal, compute_mode="donot_use_mm_for_euclid_dist")
+    table = neighbors.from_distances(distances, num_neighbors=64)
+    assert estimate(table).scale == pytest.approx(graph.distances[:, 1].mean().item())
+
+
 def test_few_points_in_many_dimensions_are_said() -> None:
     found = estimate(torch.randn(500, 20))
-    assert any("show at most about 5 dimensions" in said for said in found.warnings)
+    assert any("show at most about 5.4 dimensions" in said for said in found.warnings)
     assert found.dimension == pytest.approx(20, rel=0.15)
 
 
@@ -158,9 +218,9 @@ def test_a_grid_of_any_step_is_named(divisor: float) -> None:
 
 
 def test_only_what_is_said_of_the_data_is_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stale(graph: Any) -> scales.Profile:
+    def stale(graph: Any, **options: Any) -> scales.Profile:
         warnings.warn("of another package", DeprecationWarning, stacklevel=2)
-        return profile(graph)
+        return profile(graph, **options)
 
     monkeypatch.setattr(scales, "profile", stale)
     with pytest.warns(DeprecationWarning, match="of another package"):

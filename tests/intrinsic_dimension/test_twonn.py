@@ -290,9 +290,9 @@ def test_the_posterior_is_prior_times_likelihood_by_quadrature() -> None:
 
     evidence, mean = integral(0), integral(1) / integral(0)
     assert found.log_evidence == pytest.approx(math.log(evidence), abs=1e-9)
-    assert found.dimension == found.mean == pytest.approx(mean, rel=1e-9)
+    assert found.dimension == pytest.approx(mean, rel=1e-9)
     variance = integral(2) / evidence - mean**2
-    assert found.standard_error == found.stddev == pytest.approx(math.sqrt(variance), rel=1e-7)
+    assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-7)
     assert found.distribution.log_prob(torch.tensor(3.0)).exp() == pytest.approx(
         joint(3.0) / evidence, rel=1e-9
     )
@@ -337,12 +337,54 @@ def test_a_posterior_prints_its_answer() -> None:
 
 
 def test_refuses_ratios_that_are_all_one() -> None:
-    ones = torch.ones(10)
-    for estimate in (twonn.linear_fit, twonn.maximum_likelihood):
-        with pytest.raises(ValueError, match="ratios must not all be 1, got a dimension of"):
-            estimate(ones)
-    with pytest.raises(ValueError, match=r"rate \+ Σ log μ must be positive, got 0"):
-        twonn.posterior(ones, 1.0, 0.0)
+    for estimate in (twonn.linear_fit, twonn.maximum_likelihood, twonn.posterior):
+        with pytest.raises(ValueError, match="ratios must not all be 1, as on a lattice"):
+            estimate(torch.ones(10))
+
+
+def test_refuses_points_at_equal_steps_and_lattices_whatever_rounding_says() -> None:
+    line = torch.linspace(0, 1, 200).unsqueeze(1)
+    places = torch.cartesian_prod(torch.arange(12.0), torch.arange(12.0)) / 7
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        for x in (line, places, torch.tensor([1.0, 1.0, 1.0, 1.0, 1.7, 2.0])):
+            for estimate in (twonn.linear_fit, twonn.maximum_likelihood, twonn.posterior):
+                with pytest.raises(ValueError, match=r"be 1, as on a lattice, got \d+% that are"):
+                    estimate(x)
+
+
+def test_some_ties_are_no_reason_to_refuse() -> None:
+    ratios = torch.cat([torch.ones(40), pareto(3.0, 60)])
+    for estimate in (twonn.linear_fit, twonn.maximum_likelihood, twonn.posterior):
+        assert 3 < estimate(ratios).dimension < 9
+    with pytest.raises(ValueError, match="ratios must not all be 1, as on a lattice"):
+        twonn.linear_fit(ratios, discard=0.6)
+
+
+def test_the_censored_posterior_is_the_closed_form() -> None:
+    logs, a, b, f = pareto(3.0, 40).log(), 2.0, 0.5, 1.5
+    found = twonn.posterior(logs.exp(), a, b, discard=0.25, inflation=f)
+    kept = logs.sort().values[:30]
+    total = kept.sum() + 10 * kept[-1]
+    assert found.concentration == pytest.approx(a + 30 / f)
+    assert found.rate == pytest.approx(b + total.item() / f)
+
+    def joint(d: float) -> float:  # the law of those seen, and the chance that 10 are larger
+        seen = stats.pareto(d).logpdf(kept.exp().numpy()).sum()
+        larger = 10 * stats.pareto(d).logsf(kept[-1].exp().item())
+        return float(stats.gamma(a, scale=1 / b).pdf(d) * np.exp((seen + larger) / f))
+
+    evidence = integrate.quad(joint, 0, 30, epsabs=0, epsrel=1e-11)[0]
+    assert found.log_evidence == pytest.approx(math.log(evidence), abs=1e-8)
+
+
+def test_the_censored_posterior_of_a_flat_prior_is_the_law_of_the_censored_likelihood() -> None:
+    x = torch.randn(300, 3)
+    for calibrated in (False, True):
+        likeliest = twonn.maximum_likelihood(x, discard=0.1, calibrated=calibrated)
+        found = twonn.posterior(x, 0.0, 0.0, discard=0.1, calibrated=calibrated)
+        assert found.interval() == pytest.approx(likeliest.interval())
+    with pytest.raises(ValueError, match=r"discard must be 0 or 0\.1 for a calibrated answer"):
+        twonn.posterior(x, discard=0.2, calibrated=True)
 
 
 def test_refuses_ratios_below_one() -> None:

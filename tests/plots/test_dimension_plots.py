@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ from torch import Tensor
 
 from pplvae import plots
 from pplvae.infer import Posterior
-from pplvae.intrinsic_dimension import components, danco, grid, predictive, scaling, twonn
+from pplvae.intrinsic_dimension import (
+    binomial,
+    components,
+    danco,
+    grid,
+    levina_bickel,
+    predictive,
+    scaling,
+    twonn,
+)
 from pplvae.intrinsic_dimension.abide import AdaptiveScale
 from pplvae.intrinsic_dimension.gamma import GammaPosterior
 from pplvae.intrinsic_dimension.hidalgo import Hidalgo
@@ -97,9 +107,24 @@ class TestPosterior:
         assert list(ax.lines[2].get_xdata()) == [5, 5]
         assert ax.get_ylim()[0] == 0
 
-    def test_refuses_none_and_an_impossible_probability(self) -> None:
+    def test_an_estimate_is_drawn_by_its_law(self) -> None:
+        x = torch.randn(100, 3)
+        for estimate in (
+            twonn.maximum_likelihood(x),
+            twonn.maximum_likelihood(x, calibrated=True),
+            levina_bickel.estimate(x),
+        ):
+            found, expected = (
+                drawn(plots.dimension_posterior(e)) for e in (estimate, estimate.law)
+            )
+            np.testing.assert_array_equal(found, expected)
+
+    def test_refuses_none_no_law_and_an_impossible_probability(self) -> None:
         with pytest.raises(ValueError, match="posterior must hold at least one, got none"):
             plots.dimension_posterior({})
+        counts: Any = binomial.estimate(torch.randn(100, 3))
+        with pytest.raises(ValueError, match="posterior must be a law of d, got BinomialFit"):
+            plots.dimension_posterior({"counts": counts})
         with pytest.raises(ValueError, match=r"prob must be in \(0, 1\), got 1"):
             plots.dimension_posterior(GAMMA, prob=1)
 

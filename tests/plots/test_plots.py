@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 
 from pplvae import plots
 from pplvae.density import histogram
-from pplvae.intrinsic_dimension import spectrum, twonn
+from pplvae.intrinsic_dimension import balls, spectrum, twonn
 from pplvae.optimize import History
 
 
@@ -73,6 +73,18 @@ def test_the_line_has_the_slope_of_the_fit() -> None:
     line = plots.twonn_line(fit).lines[-1]
     slope = np.diff(line.get_ydata()) / np.diff(line.get_xdata())
     assert slope.item() == pytest.approx(fit.dimension)
+
+
+def test_the_line_of_a_calibrated_fit_goes_through_its_points_and_names_both_numbers() -> None:
+    fit = twonn.linear_fit(balls.draw(200, 20, 3), calibrated=True)
+    ax = plots.twonn_line(fit)
+    points, line = ax.lines[0], ax.lines[-1]
+    assert fit.slope < 0.85 * fit.dimension
+    drawn = np.interp(points.get_xdata(), line.get_xdata(), line.get_ydata())
+    # The least-squares line through the origin: what is left is orthogonal to x.
+    left = np.asarray(points.get_ydata()) - drawn
+    assert left @ np.asarray(points.get_xdata()) == pytest.approx(0, abs=1e-9)
+    assert line.get_label() == f"slope {fit.slope:.2f},\ncalibrated d = {fit.dimension:.2f}"
 
 
 def test_a_pareto_sample_lies_on_the_diagonal() -> None:

@@ -165,6 +165,32 @@ def test_files_of_another_format_or_builder_are_refused(tmp_path: Path) -> None:
         VAE.load(tmp_path / "odd")
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [{"hidden_dims": [-5]}, {"prior": "x"}, {"latent_dim": None}, {"likelihood": ["no", {}]}],
+)
+def test_an_edited_recipe_is_refused_by_the_name_of_its_file(
+    edit: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "vae"
+    mlp(6, 3).save(path)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    recipe = json.dumps(json.loads(header["recipe"]) | edit)
+    save_file(load_file(path), path, metadata=header | {"recipe": recipe})
+    with pytest.raises(ValueError, match=f"^path must name a saved VAE, got {path}: "):
+        VAE.load(path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model, path = mlp(6, 3), tmp_path / "vae"
+    with torch.no_grad():
+        next(model.decoder.parameters())[0, 0] = torch.nan
+    model.save(path)
+    with pytest.raises(ValueError, match=r"got .*vae: decoder\.0\.weight is not finite"):
+        VAE.load(path)
+
+
 def test_a_failed_save_leaves_the_file_before_it(tmp_path: Path) -> None:
     model, path = mlp(6, 3), tmp_path / "vae"
     model.save(path)

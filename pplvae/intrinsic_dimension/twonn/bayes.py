@@ -6,12 +6,13 @@ from typing import Literal, overload
 import pyro.distributions as dist
 
 from pplvae.infer import exact
-from pplvae.intrinsic_dimension import calibration, dependence
-from pplvae.intrinsic_dimension.gamma import CalibratedPosterior, GammaPosterior
-from pplvae.intrinsic_dimension.ratio_law import logs_and_graph
+from pplvae.intrinsic_dimension import dependence
+from pplvae.intrinsic_dimension.gamma import CalibratedPosterior, GammaPosterior, check_prior
+from pplvae.intrinsic_dimension.ratio_law import check_untied, logs_and_graph
+from pplvae.intrinsic_dimension.twonn.likelihood import censored, curve_for
 from pplvae.intrinsic_dimension.twonn.pareto import model
 from pplvae.neighbors import Data
-from pplvae.validation import Array, as_vector, check_in_range, check_positive
+from pplvae.validation import Array, as_vector
 
 
 @overload
@@ -20,6 +21,7 @@ def posterior(
     concentration: float = 1.0,
     rate: float = 0.01,
     *,
+    discard: float = 0.0,
     inflation: float | None = None,
     calibrated: Literal[False] = False,
     progress: bool = True,
@@ -30,6 +32,7 @@ def posterior(
     concentration: float = 1.0,
     rate: float = 0.01,
     *,
+    discard: float = 0.0,
     inflation: float | None = None,
     calibrated: Literal[True],
     progress: bool = True,
@@ -39,6 +42,7 @@ def posterior(
     concentration: float = 1.0,
     rate: float = 0.01,
     *,
+    discard: float = 0.0,
     inflation: float | None = None,
     calibrated: bool = False,
     progress: bool = True,
@@ -48,10 +52,14 @@ def posterior(
         d | μ ~ Gamma(a + N / f, b + S / f),   S = Σ_n log μ_n
         log p(μ) = a log b − log Γ(a) + log Γ(a + N/f) − (a + N/f) log(b + S/f) − S/f
 
+    With `discard`, n stands for N and S is censored as for `maximum_likelihood`; the last S, of
+    dμ / d log μ, is that of the n ratios alone.
+
     Args:
         x: Points, shape (N, D); their neighbor graph; or distance ratios, shape (N,).
         concentration: The prior's shape a; 0 with rate 0 for the flat prior on log d.
         rate: The prior's rate b.
+        discard: Fraction of the ratios, the largest, of which only the number is used, in [0, 1).
         inflation: The factor f by which neighbors that share neighbors widen the variance; by
             default `dependence`'s, and 1 for bare ratios. With 1 the ratios count as independent.
         calibrated: Whether the posterior is corrected for N points, see `calibration`, which also
@@ -59,25 +67,26 @@ def posterior(
         progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
-        ValueError: If the prior is impossible, or fewer than 25 ratios are to be calibrated.
+        ValueError: If the prior is impossible, most ratios are 1, or what is to be calibrated has
+            another `discard` than 0 or 0.1, or fewer than 25 ratios.
 
     Example:
         >>> import torch
         >>> posterior(torch.tensor([2.0, 4.0, 1.5]))
         GammaPosterior(d = 1.603, 95 % in [0.4368, 3.514])
     """
-    check_in_range("concentration", concentration, 0.0)
-    check_in_range("rate", rate, 0.0)
+    check_prior(concentration, rate)
     logs, graph = logs_and_graph(x, min_size=1, progress=progress)
-    inflation = dependence.inflation(inflation, logs, graph, 2)
-    total, a, b = logs.sum().item() / inflation, concentration, rate
-    after, beyond = a + len(logs) / inflation, b + total
-    check_positive("rate + Σ log μ", beyond)
+    check_untied(logs)
+    kept, total, scores = censored(logs, discard, 1)
+    f, a, b = dependence.inflation(inflation, scores, graph, 2), concentration, rate
+    after, beyond = a + kept / f, b + total / f
     improper = a == 0 or b == 0
     log_prior = 0.0 if improper else a * math.log(b) - math.lgamma(a)
-    evidence = log_prior + math.lgamma(after) - after * math.log(beyond) - total
-    found = GammaPosterior(after, beyond, math.nan if improper else evidence, inflation)
-    return CalibratedPosterior(found, calibration.curve(len(logs))) if calibrated else found
+    evidence = log_prior + math.lgamma(after) - after * math.log(beyond)
+    evidence -= logs.sort().values[:kept].sum().item() / f
+    found = GammaPosterior(after, beyond, math.nan if improper else evidence, f)
+    return CalibratedPosterior(found, curve_for(len(logs), discard)) if calibrated else found
 
 
 @exact.solves(model)

@@ -10,7 +10,7 @@ from pplvae.intrinsic_dimension.gamma import (
     GammaPosterior,
     MaximumLikelihood,
 )
-from pplvae.intrinsic_dimension.ratio_law import logs_and_graph
+from pplvae.intrinsic_dimension.ratio_law import check_untied, logs_and_graph
 from pplvae.neighbors import Data
 from pplvae.validation import check_in_range
 
@@ -45,37 +45,50 @@ def maximum_likelihood(
         progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
-        ValueError: If there are fewer than 3 ratios, all are 1, or what is to be calibrated has
+        ValueError: If there are fewer than 3 ratios, most are 1, or what is to be calibrated has
             another `discard` than 0 or 0.1, or fewer than 25 ratios.
     """
     logs, graph = logs_and_graph(x, progress=progress)
-    kept, total, scores = _censored(logs, discard)
-    if not total > 0:
-        raise ValueError("ratios must not all be 1, got a dimension of inf")
+    check_untied(logs)
+    kept, total, scores = censored(logs, discard)
     inflation = dependence.inflation(inflation, scores, graph, 2)
     law = GammaPosterior(kept / inflation, total / inflation, math.nan, inflation)
     dimension = (kept - unbiased) / total
     error = dimension * math.sqrt(inflation / max(kept - 2, 1))
     if calibrated:
         # The balls' means are of the biased estimate.
-        curve = _curve(len(logs), discard)
+        curve = curve_for(len(logs), discard)
         dimension, error = curve.corrected(kept / total, error)
         law = CalibratedPosterior(law, curve)
     return MaximumLikelihood(dimension, error, 1, 2, len(logs), inflation, law)
 
 
-def _censored(logs: Tensor, discard: float) -> tuple[int, float, Tensor]:
-    """Return the number n kept, S, and what each point adds to S and n, d-free up to scale."""
+def censored(logs: Tensor, discard: float, least: int = 3) -> tuple[int, float, Tensor]:
+    """Return the number n kept, S, and what each point adds to S and n, d-free up to scale.
+
+    Args:
+        logs: log μ, shape (N,).
+        discard: The fraction that is censored, in [0, 1).
+        least: How many must be kept.
+
+    Raises:
+        ValueError: If fewer are.
+    """
     check_in_range("discard", discard, 0.0)
     kept = math.floor(len(logs) * (1 - discard) + 1e-9)
-    check_in_range("the number of ratios kept", kept, 3)
+    check_in_range("the number of ratios kept", kept, least)
     most = logs.kthvalue(kept).values
     total = logs.clamp(max=most).sum().item()
     # The score of d at its estimate: 1/d for each ratio whose size is used, less what it adds.
     return kept, total, (logs <= most).double() * total / kept - logs.clamp(max=most)
 
 
-def _curve(num_ratios: int, discard: float) -> calibration.Curve:
+def curve_for(num_ratios: int, discard: float) -> calibration.Curve:
+    """Return the mean estimate of balls, with so many of the ratios censored.
+
+    Raises:
+        ValueError: If none was drawn.
+    """
     if discard not in (0.0, 0.1):
         raise ValueError(f"discard must be 0 or 0.1 for a calibrated answer, got {discard}")
     return calibration.curve(num_ratios, "twonn_censored" if discard else "twonn")

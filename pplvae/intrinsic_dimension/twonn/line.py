@@ -8,17 +8,19 @@ from torch import Tensor
 
 from pplvae.intrinsic_dimension import calibration
 from pplvae.intrinsic_dimension.gamma import check_fraction
-from pplvae.intrinsic_dimension.ratio_law import logs_and_graph
+from pplvae.intrinsic_dimension.ratio_law import check_untied, logs_and_graph
+from pplvae.intrinsic_dimension.result import OneLine
 from pplvae.neighbors import Data
 from pplvae.validation import check_in_range
 
 
-@dataclass(frozen=True, eq=False)
-class LineFit:
+@dataclass(frozen=True, eq=False, repr=False)
+class LineFit(OneLine):
     """The line through the origin of −log(1 − F) against log μ.
 
     Attributes:
-        dimension: Its slope d.
+        dimension: d, its slope or what that means once calibrated.
+        slope: Its slope.
         x: log μ of the ratios used, sorted, shape (n,).
         y: −log(1 − F) at them, shape (n,).
         x_discarded: log μ of the largest ratios, left out, shape (N − n,).
@@ -26,6 +28,7 @@ class LineFit:
     """
 
     dimension: float
+    slope: float
     x: Tensor = field(repr=False)
     y: Tensor = field(repr=False)
     x_discarded: Tensor = field(repr=False)
@@ -45,24 +48,25 @@ def linear_fit(
     Args:
         x: Points, shape (N, D); their neighbor graph; or distance ratios, shape (N,).
         discard: Fraction of the ratios to leave out, in (0, 1).
-        calibrated: Whether `dimension` is corrected for N points, see `calibration`; the slope of
-            x and y is not.
+        calibrated: Whether `dimension` is corrected for N points, see `calibration`; `slope` is
+            not.
         progress: Whether a search of more than a few seconds shows a progress bar.
 
     Raises:
-        ValueError: If nothing is left, all ratios used are 1, or what is to be calibrated has
-            another `discard` than 0.1.
+        ValueError: If nothing is left, most ratios or all used are 1, or what is to be
+            calibrated has another `discard` than 0.1.
     """
     check_fraction("discard", discard)
     logs = logs_and_graph(x, progress=progress)[0].sort().values
     kept = math.floor(len(logs) * (1 - discard) + 1e-9)
     check_in_range("the number of ratios kept", kept, 1)
+    check_untied(logs)
+    check_untied(logs[:kept], 1.0)
     y = -torch.log1p(-torch.arange(1, len(logs) + 1).to(logs) / len(logs))
     slope = (logs[:kept] @ y[:kept] / logs[:kept].square().sum()).item()
-    if not (math.isfinite(slope) and slope > 0):
-        raise ValueError(f"ratios must not all be 1, got a dimension of {slope}")
+    dimension = slope
     if calibrated:
         if discard != 0.1:
             raise ValueError(f"discard must be 0.1 for a calibrated line, got {discard}")
-        slope = calibration.curve(len(logs), "twonn_line").invert(slope)
-    return LineFit(slope, logs[:kept], y[:kept], logs[kept:], y[kept:])
+        dimension = calibration.curve(len(logs), "twonn_line").invert(slope)
+    return LineFit(dimension, slope, logs[:kept], y[:kept], logs[kept:], y[kept:])
