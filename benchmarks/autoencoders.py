@@ -177,7 +177,7 @@ def frey(given: Any) -> None:
         )  # fmt: skip
         print(f"Frey, L = {latent_dim}: {found}", flush=True)
         swept = autoencoders.traverse(found.autoencoder, faces.x)
-        ax = plots.traversals(swept, faces.shape, share=None, limits=(0, 1))
+        ax = plots.traversals(swept, faces.shape, limits=(0, 1))
         ax.set_xlabel("quantile of the codes, 2.5 % to 97.5 %")
         write(ax, f"frey-{latent_dim}", given)
 

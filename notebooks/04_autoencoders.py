@@ -99,7 +99,7 @@ _ = right.set_title("two numbers by the stack", fontsize=10)
 
 # %%
 swept = autoencoders.traverse(flat.autoencoder, train.x)
-_ = plots.traversals(swept, digits.shape, share=None, limits=(0, 1))
+_ = plots.traversals(swept, digits.shape, limits=(0, 1))
 
 # %% [markdown]
 # ## Convolutional: windows that look the same everywhere

@@ -1,6 +1,8 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,8 @@ from pplvae.networks import (
     conv_encoder,
     mlp,
     output_size,
+    same_layers,
+    sizes_of,
     summary,
 )
 
@@ -58,8 +62,8 @@ WINDOWS = [
     for size in (1, 2, 5, 8, 13, 20, 28)
     for kernel in (1, 2, 3, 4, 7)
     for stride in (1, 2, 3)
-    for padding in (0, 1, 2)
-    if padding < kernel <= size + 2 * padding
+    for padding in (0, 1, 4)
+    if kernel <= size + 2 * padding
 ]
 
 
@@ -67,6 +71,11 @@ def test_a_window_stops_at_as_many_places_as_torch_finds() -> None:
     for size, *window in WINDOWS:
         found = nn.Conv1d(1, 1, *window)(torch.zeros(1, 1, size)).shape[-1]
         assert output_size(size, *window, exact=False) == found
+
+
+def test_zeros_may_be_wider_than_the_window() -> None:
+    """W' = (10 − 1 + 2 · 4) / 1 + 1, by Lecture 14."""
+    assert output_size(10, 1, 1, 4) == 18
 
 
 def test_a_pooling_stops_at_as_many_places_as_a_convolution() -> None:
@@ -92,8 +101,8 @@ def test_the_formula_is_exact_only_where_the_stride_divides() -> None:
 @pytest.mark.parametrize(
     ("window", "rule"),
     [
-        ((8, 11, 1, 1), r"kernel must be in \[2, 10\] for a size of 8 and a padding of 1, got 11"),
-        ((8, 2, 1, 2), r"kernel must be in \[3, 12\] for a size of 8 and a padding of 2, got 2"),
+        ((8, 11, 1, 1), r"kernel must be in \[1, 10\] for a size of 8 and a padding of 1, got 11"),
+        ((8, 0, 1, 2), r"kernel must be in \[1, 12\] for a size of 8 and a padding of 2, got 0"),
         ((8, 3, 0, 0), "stride must be at least 1, got 0"),
         ((8, 3, 1, -1), "padding must be at least 0, got -1"),
         ((8, 3.0, 1, 0), "kernel must be a whole number, got 3.0"),
@@ -110,7 +119,7 @@ FREY, MNIST, CIFAR = (28, 20), (28, 28), (3, 32, 32)
 @pytest.mark.parametrize("shape", [FREY, MNIST, CIFAR, (13, 7), (1, 9, 31), (2, 5, 4)])
 @pytest.mark.parametrize(
     "window",
-    [(4, 2, 1), (3, 2, 1), (3, 1, 1), (3, 3, 1), (5, 2, 2), (3, 4, 1)],
+    [(4, 2, 1), (3, 2, 1), (3, 1, 1), (3, 3, 1), (5, 2, 2), (3, 4, 1), (1, 2, 1), (2, 3, 4)],
 )
 def test_images_of_any_size_come_back_exactly(
     shape: tuple[int, ...], window: tuple[int, int, int]
@@ -172,7 +181,17 @@ def test_several_numbers_for_each_pixel_are_images_one_after_the_other() -> None
         (lambda: conv_encoder((8, 8), [], 2), "channels must name at least one convolution"),
         (lambda: conv_decoder(2, [], (8, 8)), "channels must name at least one convolution"),
         (lambda: conv_encoder((8, 8), [4, 0], 2), "channels must be at least 1, got 0"),
-        (lambda: conv_encoder((3, 3), [4] * 2, 2), r"kernel must be in \[2, 3\] for a size of 1"),
+        (
+            lambda: conv_encoder((3, 3), [4] * 2, 2),
+            r"kernel must be in \[1, 3\] for a size of 1 and a padding of 1 at convolution 2 of 2 "
+            r"\(fewer convolutions leave more pixels\), got 4$",
+        ),
+        (
+            lambda: conv_decoder(2, [4], (1, 28)),
+            r"kernel must be in \[1, 3\] .* padding of 1 at convolution 1 of 1, got 4$",
+        ),
+        (lambda: conv_encoder(16, [4], 2), "shape must be a sequence of sizes, got 16"),
+        (lambda: conv_decoder(2, 4, (8, 8)), "channels must be a sequence of sizes, got 4"),
         (lambda: conv_decoder(2, [4], (8, 8), outputs=0), "outputs must be at least 1, got 0"),
         (lambda: conv_decoder(2, [4], (8, 8), activation="sin"), "activation must be one of elu"),
         (
@@ -216,6 +235,81 @@ def test_the_summary_counts_shared_weights_once_and_leaves_the_network_alone() -
     assert torch.equal(network[1].running_mean, mean)
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(part._forward_hooks for part in network.modules())
+
+
+class Transposed(nn.Module):
+    """Uses the weights of a layer without running it."""
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return F.linear(z, self.of.weight.mT)
+
+
+def test_the_summary_has_a_row_for_a_layer_that_borrows_its_weights() -> None:
+    down = nn.Linear(6, 2, bias=False)
+    found = summary(nn.Sequential(down, Transposed(down)), (6,))
+    assert [(layer.name, layer.kind, layer.shape, layer.parameters) for layer in found.layers] == [
+        ("0", "Linear", (2,), 12),
+        ("1", "Transposed", (6,), 0),
+    ]
+    assert found.parameters == 12
+
+
+def test_the_summary_counts_weights_that_only_a_parent_uses() -> None:
+    found = summary(nn.Sequential(Transposed(nn.Linear(6, 2, bias=False))), (2,))
+    assert [(layer.kind, layer.shape, layer.parameters) for layer in found.layers] == [
+        ("Transposed", (6,), 12)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rule"),
+    [
+        (64, "in_shape must be a sequence of sizes, got 64"),
+        ((63,), r"in_shape must be a shape the network takes, got \(63,\): mat1 and mat2 shapes"),
+        ((0,), "in_shape must be at least 1, got 0"),
+    ],
+)
+def test_the_summary_refuses_what_the_network_does_not_take(shape: Any, rule: str) -> None:
+    network = mlp(64, [8], 2).train()
+    with pytest.raises(ValueError, match=f"^{rule}"):
+        summary(network, shape)
+    assert network.training
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+
+
+class Residual(nn.Sequential):
+    """The layers of any sequence, with the input added."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input + super().forward(input)
+
+
+def test_the_same_layers_are_of_the_same_classes_and_settings_throughout() -> None:
+    made = mlp(4, [4], 4)
+    assert same_layers(made, mlp(4, [4], 4)), "whatever the weights"
+    assert not same_layers(made, Residual(*made)), "another forward, the same leaves"
+    nested, other = nn.Sequential(made), nn.Sequential(Residual(*made))
+    assert not same_layers(nested, other)
+    assert not same_layers(made, mlp(4, [4], 4, activation="tanh"))
+    assert not same_layers(made, mlp(4, [4, 4], 4))
+    assert not same_layers(nn.Sequential(made, Squash(1)), nn.Sequential(made, Squash(2)))
+    wide, high = (conv_encoder(shape, [2], 2) for shape in ((4, 16), (16, 4)))
+    assert not same_layers(wide, high), "as many pixels, in another order"
+
+
+def test_sizes_become_whole_numbers_of_python() -> None:
+    found = sizes_of("dims", np.array([3, 2]))
+    assert found == [3, 2]
+    assert all(type(size) is int for size in found)
+    decoders = [conv_decoder(2, [4], (4, 4), outputs=outputs) for outputs in (2, np.int64(2))]
+    assert same_layers(*decoders)
+    for sizes, rule in ((5, "a sequence of sizes, got 5"), ([2.5], "a whole number, got 2.5")):
+        with pytest.raises(ValueError, match=f"^dims must be {rule}$"):
+            sizes_of("dims", sizes)
 
 
 def test_squashes_only_the_first_numbers() -> None:

@@ -3,7 +3,7 @@
 Each notes its sizes in `Autoencoder.recipe`, by which `files.load` calls it again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pplvae import networks, randomness
 from pplvae.autoencoders.model import Autoencoder
 from pplvae.autoencoders.probabilistic import ProbabilisticPCA
+from pplvae.networks import sizes_of
 from pplvae.validation import check_whole
 
 FIRST = 0.1  # of the usual size: the last weights of a convolutional encoder and decoder
@@ -185,13 +186,3 @@ def _noted(
 ) -> Autoencoder:
     autoencoder.recipe = recipe
     return autoencoder.to(dtype or torch.get_default_dtype())
-
-
-def sizes_of(name: str, sizes: Iterable[int]) -> list[int]:
-    """Return positive whole numbers as Python's own: NumPy's cannot be written as JSON."""
-    if not isinstance(sizes, Iterable):
-        raise ValueError(f"{name} must be a sequence of sizes, got {sizes}")
-    sizes = list(sizes)
-    for size in sizes:
-        check_whole(name, size, 1)
-    return [int(size) for size in sizes]

@@ -21,7 +21,7 @@ from typing import Unpack
 
 from torch import Tensor, nn
 
-from pplvae.autoencoders.builders import mlp, sizes_of
+from pplvae.autoencoders.builders import mlp
 from pplvae.autoencoders.model import Autoencoder
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import (
@@ -31,6 +31,7 @@ from pplvae.autoencoders.training import (
     split,
     train,
 )
+from pplvae.networks import sizes_of
 from pplvae.validation import Array, as_points
 
 

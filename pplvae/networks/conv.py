@@ -19,14 +19,14 @@ Reference:
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from pplvae.networks.dense import ACTIVATIONS, mlp
+from pplvae.networks.dense import ACTIVATIONS, mlp, sizes_of
 from pplvae.validation import check_one_of, check_whole
 
 Pair: TypeAlias = tuple[int, int]  # of the height and the width
@@ -46,7 +46,8 @@ def output_size(
             down otherwise, as torch does.
 
     Raises:
-        ValueError: If the window does not fit, or leaves pixels out where it must not.
+        ValueError: If an argument is not a whole number, the window has more than W + 2P pixels,
+            or S does not divide W − F + 2P where it must.
     """
     places, left_out = _places(size, kernel, stride, padding)
     if exact and left_out:
@@ -84,12 +85,12 @@ def conv_encoder(
     Raises:
         ValueError: If a size is not positive, a window does not fit, or the activation is unknown.
     """
-    image = _image(shape)
-    sizes, _ = _pyramid(image[1:], len(channels), (kernel, stride, padding))
+    image, widths = _image(shape), _channels(channels)
+    sizes, _ = _pyramid(image[1:], len(widths), (kernel, stride, padding))
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(_channels(image[:1], channels)):
+    for fan_in, fan_out in pairwise([image[0], *widths]):
         layers += [nn.Conv2d(fan_in, fan_out, kernel, stride, padding), _active(activation)]
-    features = int(channels[-1]) * math.prod(sizes[-1])
+    features = widths[-1] * math.prod(sizes[-1])
     dense = mlp(features, hidden_dims, out_dim, activation=activation)
     return _Rows(*layers, nn.Flatten(), *dense, taken=image, given=(out_dim,))
 
@@ -125,10 +126,10 @@ def conv_decoder(
     Raises:
         ValueError: If a size is not positive, a window does not fit, or the activation is unknown.
     """
-    image = _image(shape)
-    check_whole("outputs", outputs, 1)
-    sizes, left_out = _pyramid(image[1:], len(channels), (kernel, stride, padding))
-    widths = _channels(channels, [outputs * image[0]])
+    image, given = _image(shape), _channels(channels)
+    (outputs,) = sizes_of("outputs", [outputs])
+    sizes, left_out = _pyramid(image[1:], len(given), (kernel, stride, padding))
+    widths = [*given, outputs * image[0]]
     features = widths[0] * math.prod(sizes[-1])
     layers: list[nn.Module] = [*mlp(in_dim, hidden_dims, features, activation=activation)]
     layers.append(nn.Unflatten(-1, (widths[0], *sizes[-1])))
@@ -148,6 +149,10 @@ class _Rows(nn.Sequential):
         for layer in layers:
             _start(layer)
         self.taken, self.given = tuple(taken), tuple(given)
+
+    def extra_repr(self) -> str:
+        """Return the shapes of a row before and after it, which the layers do not say."""
+        return f"taken={self.taken}, given={self.given}"
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output for rows, shape (…, product of taken)."""
@@ -173,24 +178,18 @@ def _start(layer: nn.Module) -> None:
 
 def _image(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return the shape as (C, H, W)."""
-    if len(shape) not in (2, 3):
-        raise ValueError(f"shape must be (H, W) or (C, H, W), got {tuple(shape)}")
-    channels, height, width = _whole("shape", [1, *shape][-3:])
+    sizes = sizes_of("shape", shape)
+    if len(sizes) not in (2, 3):
+        raise ValueError(f"shape must be (H, W) or (C, H, W), got {tuple(sizes)}")
+    channels, height, width = [1, *sizes][-3:]
     return channels, height, width
 
 
-def _channels(*parts: Sequence[int]) -> list[int]:
-    if not all(len(part) for part in parts):
+def _channels(channels: Sequence[int]) -> list[int]:
+    found = sizes_of("channels", channels)
+    if not found:
         raise ValueError("channels must name at least one convolution, got none")
-    return _whole("channels", [size for part in parts for size in part])
-
-
-def _whole(name: str, sizes: Iterable[int]) -> list[int]:
-    """Return positive whole numbers as Python's own."""
-    sizes = list(sizes)
-    for size in sizes:
-        check_whole(name, size, 1)
-    return [int(size) for size in sizes]
+    return found
 
 
 def _active(activation: str) -> nn.Module:
@@ -198,13 +197,15 @@ def _active(activation: str) -> nn.Module:
     return ACTIVATIONS[activation]()
 
 
-def _places(size: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+def _places(
+    size: int, kernel: int, stride: int, padding: int, *, context: str = ""
+) -> tuple[int, int]:
     """Return W' and how many pixels the window leaves out."""
     check_whole("size", size, 1)
     check_whole("stride", stride, 1)
     check_whole("padding", padding, 0)
-    fits = f"for a size of {size} and a padding of {padding}"
-    check_whole("kernel", kernel, padding + 1, size + 2 * padding, context=fits)
+    fits = f"for a size of {size} and a padding of {padding}{context}"
+    check_whole("kernel", kernel, 1, size + 2 * padding, context=fits)
     steps, left_out = divmod(size - kernel + 2 * padding, stride)
     return steps + 1, left_out
 
@@ -214,8 +215,12 @@ def _pyramid(
 ) -> tuple[list[Pair], list[Pair]]:
     """Return the sizes from the image up, depth + 1 of them, and what each step leaves out."""
     sizes, left_out = [image], []
-    for _ in range(depth):
-        (height, bottom), (width, right) = (_places(pixels, *window) for pixels in sizes[-1])
+    for number in range(1, depth + 1):
+        cure = " (fewer convolutions leave more pixels)" if number > 1 else ""
+        place = f" at convolution {number} of {depth}{cure}"
+        (height, bottom), (width, right) = (
+            _places(pixels, *window, context=place) for pixels in sizes[-1]
+        )
         sizes.append((height, width))
         left_out.append((bottom, right))
     return sizes, left_out

@@ -3,7 +3,7 @@
 h_0 = x,   h_i = activation(W_i h_{i-1} + b_i),   output = W h_last + b
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -35,14 +35,26 @@ def mlp(
     Raises:
         ValueError: If a size is not positive or the activation is unknown.
     """
-    dims = [in_dim, *hidden_dims, out_dim]
-    for dim in dims:
-        check_whole("layer sizes", dim, 1)
+    dims = sizes_of("layer sizes", [in_dim, *hidden_dims, out_dim])
     check_one_of("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(dims[:-1]):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1]))
+
+
+def sizes_of(name: str, sizes: Iterable[int]) -> list[int]:
+    """Return positive whole numbers as Python's own: NumPy's cannot be written as JSON.
+
+    Raises:
+        ValueError: If they are no such numbers, or there is one number in place of several.
+    """
+    if not isinstance(sizes, Iterable):
+        raise ValueError(f"{name} must be a sequence of sizes, got {sizes}")
+    sizes = list(sizes)
+    for size in sizes:
+        check_whole(name, size, 1)
+    return [int(size) for size in sizes]
 
 
 class Squash(nn.Module):
@@ -55,6 +67,10 @@ class Squash(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
+
+    def extra_repr(self) -> str:
+        """Return how many are the first."""
+        return str(self.size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the numbers, shape (…, M), squashed."""

@@ -1,6 +1,6 @@
 """A network's layers at a glance: what each gives and how many numbers it learns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pplvae import randomness
-from pplvae.validation import check_whole
+from pplvae.networks.dense import sizes_of
+from pplvae.networks.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -69,61 +70,67 @@ def summary(module: nn.Module, in_shape: Sequence[int]) -> Summary:
         in_shape: Shape of one example, without the batch.
 
     Raises:
-        ValueError: If a size is not a positive whole number.
+        ValueError: If a size is not a positive whole number, or the network takes another shape.
     """
-    for size in in_shape:
-        check_whole("in_shape", size, 1)
+    sizes = sizes_of("in_shape", in_shape)
     parameter = next(module.parameters(), torch.empty(0))
-    example = torch.zeros(1, *in_shape, dtype=parameter.dtype, device=parameter.device)
-    modes = [(part, part.training) for part in module.modules()]
-    with _Watch(module) as watch, randomness.scope(0), torch.no_grad():
+    example = torch.zeros(1, *sizes, dtype=parameter.dtype, device=parameter.device)
+    with _Watch(module) as watch, randomness.scope(0), torch.no_grad(), evaluating(module):
         try:
-            module.eval()(example)
-        finally:
-            for part, mode in modes:
-                part.training = mode
+            module(example)
+        except RuntimeError as error:
+            got = f"{tuple(sizes)}: {error}"
+            raise ValueError(f"in_shape must be a shape the network takes, got {got}") from error
     return Summary(sum(p.numel() for p in module.parameters()), tuple(watch.layers))
 
 
 @dataclass
 class _Watch:
-    """Notes the layers of a module as they run: parts without parts, or with weights."""
+    """Notes the layers of a module as they run: parts in which no other ran, or with weights."""
 
     module: nn.Module
     layers: list[Layer] = field(default_factory=list)
     counted: set[int] = field(default_factory=set)
     hooks: list[Any] = field(default_factory=list)
+    before: list[int] = field(default_factory=list)  # layers noted as each part began
 
     def __enter__(self) -> "_Watch":
         for name, part in self.module.named_modules():
-            if not list(part.children()) or list(part.parameters(recurse=False)):
-                self.hooks.append(part.register_forward_hook(self._note(name)))
+            self.hooks.append(part.register_forward_pre_hook(self._begin))
+            self.hooks.append(part.register_forward_hook(self._note(name)))
         return self
 
     def __exit__(self, *error: object) -> None:
         for hook in self.hooks:
             hook.remove()
 
+    def _begin(self, *_: object) -> None:
+        self.before.append(len(self.layers))
+
     def _note(self, name: str) -> Any:
         def note(part: nn.Module, _: object, output: object) -> None:
-            shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
-            self.layers.append(Layer(name, type(part).__name__, shape, self._new(part)))
+            alone = self.before.pop() == len(self.layers)
+            if alone or list(part.parameters(recurse=False)):
+                shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
+                number = self._new(part.parameters(recurse=alone))
+                self.layers.append(Layer(name, type(part).__name__, shape, number))
 
         return note
 
-    def _new(self, part: nn.Module) -> int:
-        """Return how many numbers a layer learns that no layer before it had."""
-        new = [p for p in part.parameters(recurse=False) if id(p) not in self.counted]
+    def _new(self, parameters: Iterable[nn.Parameter]) -> int:
+        """Return how many numbers there are that no layer before had."""
+        new = [p for p in parameters if id(p) not in self.counted]
         self.counted |= {id(p) for p in new}
         return sum(p.numel() for p in new)
 
 
 def same_layers(one: nn.Module, other: nn.Module) -> bool:
-    """Return whether two networks have the same layers in the same order, whatever the weights."""
+    """Return whether two networks do the same with the same weights, as far as can be seen.
+
+    They do where all their parts have the same names, classes and settings, in the same order.
+    """
     return _described(one) == _described(other)
 
 
-def _described(module: nn.Module) -> list[tuple[str, str]]:
-    parts = module.named_modules()
-    leaves = [(name, part) for name, part in parts if not any(True for _ in part.children())]
-    return [(name, f"{type(part).__name__}({part.extra_repr()})") for name, part in leaves]
+def _described(module: nn.Module) -> list[tuple[str, type[nn.Module], str]]:
+    return [(name, type(part), part.extra_repr()) for name, part in module.named_modules()]

@@ -7,7 +7,7 @@ import numpy as np
 
 from pplvae.plots.images import Limits, checked, shown, tiled
 from pplvae.plots.style import array, axes
-from pplvae.validation import Array
+from pplvae.validation import Array, as_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,21 +22,25 @@ def traversals(
     limits: Limits = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw a row for each latent axis that is swept, as `vae.manifold.traverse` gives them.
+    """Draw a row for each latent axis that is swept, as a `traverse` gives them.
+
+    That of `vae.manifold` goes by quantiles of the prior, that of `autoencoders` by those of the
+    codes of data.
 
     Args:
         images: Decoded points, shape (A, S, D).
         shape: Of one image.
         names: Of the axes; z_1, z_2, … where None.
-        share: What `traverse` was given: the prior's probability between first and last column,
-            said below them; None says nothing.
+        share: What `traverse` was given: the probability, or the share of the codes, between first
+            and last column, whose quantiles are said below them; None says nothing.
         limits: The values drawn black and white.
         ax: Where to draw.
 
     Raises:
-        ValueError: If the images are no such thing.
+        ValueError: If the images are no such thing, or hold nan or inf.
     """
-    picture, rows, columns = _picture(array(images), shape, limits)
+    images = array(as_tensor(images, name="images"))
+    picture, rows, columns = _picture(images, shape, limits)
     ax = axes(ax, _size(picture, shape))
     called = [f"$z_{{{i + 1}}}$" for i in range(rows)] if names is None else [*names]
     if len(called) != rows:
@@ -50,7 +54,7 @@ def traversals(
         ends = _centers(picture.shape[1], columns)[[0, -1]]
         probs = [50 - 50 * share, 50, 50 + 50 * share]
         ax.set_xticks([ends[0], ends.mean(), ends[1]], [f"{prob:g} %" for prob in probs])
-        ax.set_xlabel("quantile of the prior")
+        ax.set_xlabel("quantile of the latent variable")
     return ax
 
 
@@ -100,7 +104,7 @@ def _picture(
     images: np.ndarray, shape: tuple[int, ...], limits: Limits
 ) -> tuple[np.ndarray, int, int]:
     """Return the picture of images (R, C, D), and R and C."""
-    if images.ndim != 3:
+    if images.ndim != 3 or not images.size:
         raise ValueError(f"images must have shape (A, S, D), got {images.shape}")
     rows, columns = images.shape[:2]
     flat = checked(images.reshape(rows * columns, -1), shape, name="images")

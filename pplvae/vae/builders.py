@@ -3,13 +3,14 @@
 Each notes its sizes in `VAE.recipe`, by which `files.load` calls it again. See also `published`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import nn
 
 from pplvae import networks, randomness
+from pplvae.networks import sizes_of
 from pplvae.vae.hierarchical import HierarchicalVAE
 from pplvae.vae.likelihoods import Likelihood, as_likelihood
 from pplvae.vae.model import VAE
@@ -64,8 +65,8 @@ def mlp(
         ValueError: If a size is not a positive whole number or a name is unknown.
     """
     data_dim, latent_dim = _size("data_dim", data_dim), _size("latent_dim", latent_dim)
-    down = _sizes("hidden_dims", hidden_dims)
-    up = down[::-1] if decoder_dims is None else _sizes("decoder_dims", decoder_dims)
+    down = sizes_of("hidden_dims", hidden_dims)
+    up = down[::-1] if decoder_dims is None else sizes_of("decoder_dims", decoder_dims)
     with randomness.scope(options.get("seed")):
         laws = _laws(options, latent_dim, latent_dim)
         taken, given = laws.posterior.outputs(latent_dim), laws.likelihood.outputs * data_dim
@@ -127,8 +128,8 @@ def conv(
         ValueError: If a size is not a positive whole number, the windows do not fit the image, or
             a name is unknown.
     """
-    size, latent_dim = _sizes("shape", shape), _size("latent_dim", latent_dim)
-    widths, hidden = _sizes("channels", channels), _sizes("hidden_dims", hidden_dims)
+    size, latent_dim = sizes_of("shape", shape), _size("latent_dim", latent_dim)
+    widths, hidden = sizes_of("channels", channels), sizes_of("hidden_dims", hidden_dims)
     window = {"kernel": int(kernel), "stride": int(stride), "padding": int(padding)}
     with randomness.scope(options.get("seed")):
         laws = _laws(options, latent_dim, latent_dim)
@@ -172,11 +173,11 @@ def hierarchical(
     Raises:
         ValueError: If a size is not a positive whole number or a name is unknown.
     """
-    data_dim, dims = _size("data_dim", data_dim), _sizes("latent_dims", latent_dims)
+    data_dim, dims = _size("data_dim", data_dim), sizes_of("latent_dims", latent_dims)
     if len(dims) != 2:
         raise ValueError(f"latent_dims must be two numbers, L1 and L2, got {dims}")
     lower, upper = dims
-    down, above = _sizes("hidden_dims", hidden_dims), _sizes("hidden_dims", upper_hidden_dims)
+    down, above = sizes_of("hidden_dims", hidden_dims), sizes_of("hidden_dims", upper_hidden_dims)
 
     def perceptron(fan_in: int, sizes: list[int], fan_out: int) -> nn.Module:
         return networks.mlp(fan_in, sizes, fan_out, activation=activation)
@@ -245,7 +246,3 @@ def _size(name: str, size: int) -> int:
     """Return a positive whole number as Python's own: NumPy's cannot be written as JSON."""
     check_whole(name, size, 1)
     return int(size)
-
-
-def _sizes(name: str, sizes: Iterable[int]) -> list[int]:
-    return [_size(name, size) for size in sizes]

@@ -179,3 +179,10 @@ def test_numbers_that_no_autoencoder_has_are_refused(
         with pytest.raises(ValueError, match=said):
             Autoencoder.load(path, into=into)
         assert into.reconstruct(points()).equal(whole)
+
+
+def test_weights_are_not_put_into_other_layers(tmp_path: Path) -> None:
+    mlp(6, 2, activation="relu").save(tmp_path / "saved")
+    assert Autoencoder.load(tmp_path / "saved", into=mlp(6, 2, activation="relu")).latent_dim == 2
+    with pytest.raises(ValueError, match=r"^into must have the layers of .*saved, got others:\n"):
+        Autoencoder.load(tmp_path / "saved", into=mlp(6, 2, activation="tanh"))

@@ -7,7 +7,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from pplvae import plots
+from pplvae import autoencoders, plots
 from pplvae.optimize import History
 
 
@@ -35,6 +35,12 @@ def test_each_row_is_an_axis_and_each_column_a_step() -> None:
     assert ax.get_yticks().tolist() == [0.5, 3.5], "in the middle of the row"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["2.5 %", "50 %", "97.5 %"]
     assert ax.get_xticks().tolist() == [0.5, 3.5, 6.5], "under first, middle and last column"
+
+
+def test_the_quantiles_are_those_of_any_traverse() -> None:
+    """A VAE has a prior; an autoencoder sweeps between quantiles of its codes."""
+    swept = autoencoders.traverse(autoencoders.mlp(4, 2, seed=0), torch.randn(9, 4), num_steps=3)
+    assert plots.traversals(swept, (2, 2)).get_xlabel() == "quantile of the latent variable"
 
 
 def test_chosen_axes_have_their_own_names_and_quantiles_may_be_left_out() -> None:
@@ -67,6 +73,10 @@ def test_one_way_is_one_row() -> None:
 def test_refuses_images_that_are_no_ways() -> None:
     with pytest.raises(ValueError, match=r"images must have shape \(A, S, D\), got \(3, 64\)"):
         plots.traversals(torch.zeros(3, 64), (8, 8))
+    with pytest.raises(ValueError, match=r"images must have shape \(A, S, D\), got \(3, 0, 64\)"):
+        plots.traversals(torch.zeros(3, 0, 64), (8, 8))
+    with pytest.raises(ValueError, match="images must be finite, got 1 nan or inf"):
+        plots.traversals(torch.tensor([[[math.nan]]]), (1, 1))
     with pytest.raises(ValueError, match="images must hold images of 49 numbers"):
         plots.interpolation(torch.zeros(3, 5, 64), (7, 7))
     ends = torch.zeros(64), torch.zeros(3, 64)

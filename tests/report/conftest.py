@@ -25,7 +25,7 @@ def _few_steps() -> Iterator[None]:
         patch.setattr(plots, "png", partial(plots.png, dots_per_inch=40))
         patch.setattr(clusters, "SVI_STEPS", 30)
         patch.setattr(clusters, "GIBBS_DRAWS", 20)
-        patch.setattr(code, "EPOCHS", 2)
+        patch.setattr(code, "STEPS", 20)
         patch.setattr(density, "NUM_EPOCHS", 2)
         patch.setattr(density, "MOST_FITTED", 120)
         patch.setattr(autoencoder, "STEPS_A_POINT", 3)
