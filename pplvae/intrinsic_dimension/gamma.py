@@ -21,11 +21,23 @@ class _Said(Protocol):
 
     @property
     def dimension(self) -> float: ...
+    @property
+    def standard_error(self) -> float: ...
     def interval(self, prob: float = 0.95) -> tuple[float, float]: ...
 
 
 class Posterior(ABC):
     """What every posterior of d says beside its `dimension` and `standard_error`."""
+
+    @property
+    def mean(self: _Said) -> float:
+        """The posterior mean, which `dimension` is."""
+        return self.dimension
+
+    @property
+    def stddev(self: _Said) -> float:
+        """The posterior standard deviation, which `standard_error` is."""
+        return self.standard_error
 
     @abstractmethod
     def _quantile(self, probs: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ def table(x: Tensor, labels: Tensor | None = None) -> Dataset:
     return Dataset(x, (x.shape[1],), labels, "a table")
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_table_is_studied_too_and_its_dimension_found(tmp_path: Path) -> None:
     plane = torch.rand(400, 2)
     x = plane @ torch.randn(2, 5) * torch.tensor([1.0, 10.0, 100.0, 0.1, 1.0])
@@ -53,6 +54,7 @@ def test_degenerate_data_still_get_a_page(x: Tensor, tmp_path: Path) -> None:
     assert done.failures
 
 
+@pytest.mark.slow
 def test_a_line_of_points_is_studied(tmp_path: Path, only: Callable[..., None]) -> None:
     only("look", "dimension", "density", "vae")
     done = build(table(torch.rand(200, 1)), tmp_path, **QUICK)  # type: ignore[arg-type]

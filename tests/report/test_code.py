@@ -24,6 +24,7 @@ def gaussian(num_points: int, columns: int) -> Tensor:
     return x @ torch.randn(columns, columns, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unpainted")
 def test_a_small_table_gets_as_many_steps_as_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 60 points within 0.05 of a plane PCA leaves 0.1 % of the variance. The trained stack

@@ -35,6 +35,7 @@ def test_few_points_are_not_held_out() -> None:
     assert found.numbers["held_out_nats_per_point"] == {}
 
 
+@pytest.mark.slow
 def test_what_a_bandwidth_warns_of_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pplvae.report.density.MOST_FITTED", 1000)
     x = torch.randn(300, 1)
