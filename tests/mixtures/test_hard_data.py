@@ -82,7 +82,7 @@ def iris_in_two_units() -> Tensor:
     ("x", "num"),
     [
         (iris_in_two_units(), 1),
-        (iris_in_two_units(), 3),
+        pytest.param(iris_in_two_units(), 3, marks=pytest.mark.slow),
         (torch.randn(150, 3, generator=torch.Generator().manual_seed(0)).round(), 4),
         (torch.randn(75, 2, generator=torch.Generator().manual_seed(0)).repeat(2, 1), 2),
     ],
