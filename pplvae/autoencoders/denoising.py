@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pplvae.autoencoders.builders import mlp
-from pplvae.autoencoders.model import Autoencoder, centered, squared_error, unexplained
+from pplvae.autoencoders.model import Autoencoder, squared_error, unexplained
 from pplvae.autoencoders.settings import Options, Settings
 from pplvae.autoencoders.training import (
     AutoencoderFit,
@@ -222,7 +222,7 @@ def _compared(
 
     def on_noisy(fit: AutoencoderFit) -> AutoencoderFit:
         found = fit.reconstruct(noisy)
-        share = unexplained(clean, found, centered(parts.train)[1])
+        share = unexplained(clean, found, parts.mean)
         return replace(fit, error=squared_error(clean, found), unexplained=share)
 
     judged = on_noisy(found)

@@ -29,16 +29,20 @@ def load(path: str | os.PathLike[str], into: Autoencoder | None = None) -> Autoe
     """Return the autoencoder at `path`; see `Autoencoder.load`."""
     path = Path(path)
     weights, recipe = read_weights(path, form=FORMAT, kind=KIND)
-    found = _rebuilt(path, recipe, weights) if into is None or recipe is not None else into
-    if into is not None and not same_layers(into, found):
-        raise ValueError(f"into must have the layers of {path}, got others:\n{into.summary()}")
-    found = found if into is None else into
+    found = _rebuilt(path, recipe, weights) if into is None else into
+    if into is not None and recipe is not None:
+        _check_layers(path, into, _rebuilt(path, recipe, weights))
     check_fits(path, weights, found.state_dict(), "the autoencoder")
     _check_numbers(path, found, weights)
     if into is None:
         found.to_empty(device=torch.get_default_device())
     found.load_state_dict(weights)
     return found
+
+
+def _check_layers(path: Path, into: Autoencoder, saved: Autoencoder) -> None:
+    if not same_layers(into, saved):
+        raise ValueError(f"into must have the layers of {path}, got others:\n{into.summary()}")
 
 
 def _check_numbers(path: Path, found: Autoencoder, weights: dict[str, Tensor]) -> None:

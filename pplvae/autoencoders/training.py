@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from typing import Any, TypeAlias, Unpack
 
 import numpy as np
@@ -87,6 +88,11 @@ class Parts:
     def judged(self) -> Tensor:
         """The points on which an error is reported: the training points where none are held."""
         return self.judge if len(self.judge) else self.train
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean of the training points, shape (D,)."""
+        return centered(self.train)[1]
 
 
 def fit(autoencoder: Autoencoder, x: Array, **options: Unpack[Options]) -> AutoencoderFit:
@@ -168,7 +174,7 @@ def fitted(autoencoder: Autoencoder, parts: Parts, history: History | None) -> A
     """Return an autoencoder with its error on the points to judge by."""
     x = parts.judged
     found = autoencoder.reconstruct(x)
-    share = unexplained(x, found, centered(parts.train)[1])
+    share = unexplained(x, found, parts.mean)
     return AutoencoderFit(autoencoder, squared_error(x, found), share, history, parts.held_out)
 
 

@@ -60,10 +60,11 @@ def ask(graph: NeighborGraph, seed: int | None) -> Answers:
         graph: The neighbor graph.
         seed: Start of the draws of the predictive check, and of a choice of points.
     """
-    posterior, points = twonn.posterior(graph), graph.points
+    calibrated, points = twonn.posterior(graph, calibrated=True), graph.points
+    posterior = calibrated.uncalibrated
     found = Answers(
         posterior=posterior,
-        calibrated=twonn.posterior(graph, calibrated=True),
+        calibrated=calibrated,
         danco=None if points is None else danco.estimate(graph),
         adaptive=scales.adaptive(graph),
         profile=scales.profile(graph, calibrated=True),

@@ -30,7 +30,7 @@ Reference:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol, TypeAlias, overload
 
 import numpy as np
@@ -86,7 +86,7 @@ class Curve:
         Raises:
             ValueError: If a dimension is not positive and finite.
         """
-        dims, means = self._knots()
+        dims, means = self._knots
         return _mapped(
             "dimension", dimension, lambda d: np.exp(balls.interpolated(dims, np.log(means), d))
         )
@@ -104,13 +104,14 @@ class Curve:
         Raises:
             ValueError: If an estimate is not positive and finite.
         """
-        dims, means = self._knots()
+        dims, means = self._knots
         return _mapped(
             "estimate", estimate, lambda t: np.exp(balls.interpolated(means, np.log(dims), t))
         )
 
+    @cached_property
     def _knots(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return dimensions and means so close together that either is a function of the other."""
+        """Dimensions and means so close together that either is a function of the other."""
         dims = np.geomspace(self.dimensions[0], self.dimensions[-1], _KNOTS)
         return dims, np.exp(balls.interpolated(self.dimensions, np.log(self.means), dims))
 
